@@ -5,14 +5,18 @@ other hosts. Stops have a channel of their own, so that they never queue behind 
 """
 
 import os
+import sys
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
+from threading import Event as Flag
 from threading import Timer
 from typing import Any
 
 import structlog
 from celery import Celery, bootsteps, signals
 from celery.exceptions import Reject
+from celery.platforms import EX_FAILURE
 from kombu import Consumer, Queue
 from kombu.common import ignore_errors
 from redis import ResponseError
@@ -59,6 +63,7 @@ def make_celery_worker(app: Celery, host: HostContext) -> Any:
     worker.consumer.initial_prefetch_count = slots
     # Rejected instead of acknowledged, so that it is counted with all other malformed messages.
     worker.consumer.on_decode_error = lambda message, wrong: worker.consumer.on_invalid_task(None, message, wrong)
+    worker.consumer.cancel_active_requests = partial(_shut_down_at_sigquit, worker)
     _restrict_remote_control(worker)
     _accept_only_own_messages(worker.consumer)
     return worker
@@ -81,7 +86,20 @@ def add_tasks(app: Celery, host: HostContext) -> None:
 
 def on_worker_shutdown(call: Callable[[], None]) -> None:
     """Calls it at the first signal that ends the worker, before Celery waits for its tasks."""
-    signals.worker_shutting_down.connect(lambda **_: call(), weak=False)
+    called = Flag()
+
+    def call_once(**_: Any) -> None:
+        if not called.is_set():
+            called.set()
+            call()
+
+    signals.worker_shutting_down.connect(call_once, weak=False)
+
+
+def _shut_down_at_sigquit(worker: Any) -> None:
+    """As at SIGTERM, also if that came just before. Celery would kill the processes of tasks, which threads lack."""
+    signals.worker_shutting_down.send(sender=worker.hostname, sig="SIGQUIT", how="Cold", exitcode=EX_FAILURE)
+    sys.exit(EX_FAILURE)
 
 
 def exit_within_deadline(exit_code: Callable[[], int]) -> None:

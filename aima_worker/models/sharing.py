@@ -303,7 +303,9 @@ class SharedFetch:
                 self._corrected = {**report.corrected, **self._corrected}
             raise
         begun = [chosen[number] for number in answer.begun if number < len(chosen)]
-        downloads = [Download(self._pieces[piece]) for piece in answer.leased if piece < len(self._pieces)]
+        leases = [piece for piece in answer.leased if piece < len(self._pieces)]
+        served = self._served_now() if unserved else 0  # race: another host may have leased and completed one meanwhile
+        downloads = [Download(self._pieces[piece]) for piece in leases if not served >> piece & 1]
         self._queue.offer([*downloads, *self._from_hosts(begun)], alone=not shares)
         self._note(answer, own_leases=len(leased) + len(answer.leased))
         is_idle = certified and bool(usable) and len(begun) < idle
@@ -366,6 +368,11 @@ class SharedFetch:
             served = {host for host, known in self._known.items() if known.statement.url} | set(self._seeds)
             resting = {host for host, failing in self._failing.items() if failing.until > at}
         return others, sorted(served - resting - self._avoided)
+
+    def _served_now(self) -> int:
+        """The pieces of the other hosts that serve some, by their newest statements."""
+        others, usable = self._others()
+        return _union(others[host].pieces for host in usable)
 
     def _not_served(
         self, lacking: int, others: Mapping[HostName, Other], usable: list[HostName]

@@ -34,10 +34,10 @@ def adopt(host: HostContext, seen: ManagedContainer, *, instead_of: Instance | N
         settled = host.fences.candidate(seen.service) is None
         if managed.command.spec is not None and settled:  # first: after a crash in between, the next pass adopts again
             host.services.restore({managed.service: managed.command.spec})
+        restore_resources(host, managed, instance)  # before the record, so that no ready instance lacks its port lease
         if not host.services.adopt(instance, seen_with=seen_with):
             return
         _log.warning("container adopted", container=managed.container.name, instance=managed.id, state=instance.state)
-        restore_resources(host, managed, instance)
     if instance.state is InstanceState.STARTING:
         _record_lost_start(host, managed)
 

@@ -6,11 +6,14 @@ that was never started, no lease, no thread and no descriptor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import pytest
 from engines.conftest import script
@@ -69,11 +72,30 @@ def desk(settings: Settings, redis: RedisClient, dial_image: str, timings: Timin
         yield desk
 
 
+@pytest.fixture(scope="module")
+def engines(dial_image: str) -> Iterator[Callable[..., OwnEngine]]:
+    """Starts a private Docker Engine with these options of `own_engine`, one for the tests of a module."""
+    with ExitStack() as started:
+
+        @cache
+        def engine(**options: Any) -> OwnEngine:
+            made = started.enter_context(own_engine(**options))
+            made.take(dial_image)
+            return made
+
+        yield engine
+
+
 @pytest.fixture
-def own(request: pytest.FixtureRequest, dial_image: str) -> Iterator[OwnEngine]:
-    """A private Docker Engine, in whose network the test runs; an indirect parameter is passed to `own_engine`."""
-    with own_engine(**getattr(request, "param", {})) as engine, engine.cell.entered():
-        engine.take(dial_image)
+def own(request: pytest.FixtureRequest, engines: Callable[..., OwnEngine]) -> Iterator[OwnEngine]:
+    """A private Docker Engine, in whose network the test runs; an indirect parameter is passed to `own_engine`.
+
+    A test may kill it: it is started again for the next one.
+    """
+    engine = engines(**getattr(request, "param", {}))
+    if not engine.answers():
+        engine.start()
+    with engine.cell.entered():
         yield engine
 
 
@@ -118,8 +140,14 @@ def _warm_up(desk: Desk, redis: RedisClient) -> None:
     kept = [redis.connection_pool.get_connection() for _ in range(AT_ONCE)]
     for connection in kept:
         redis.connection_pool.release(connection)
+    together = Barrier(AT_ONCE)
+
+    def ask(_: int) -> None:
+        together.wait()  # else few threads take turns, with few connections
+        desk.host.runtime.facts()
+
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        list(threads.map(lambda _: desk.host.runtime.facts(), range(2 * AT_ONCE)))
+        list(threads.map(ask, range(4 * AT_ONCE)))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Any
 
 import docker
 from lab.commands import SIGNING_KEY
+from lab.forked import Process, launch
 from lab.parts import eventually, free_port, own_ports
 from lab.running import Commands
 
@@ -36,7 +37,7 @@ class SeparateProcesses(Commands):
         port = free_port()
         self._installation = installation
         self._logs = directory
-        self._parts: dict[str, subprocess.Popen[bytes]] = {}
+        self._parts: dict[str, Process] = {}
         super().__init__(
             {
                 **os.environ,
@@ -54,15 +55,17 @@ class SeparateProcesses(Commands):
         )
 
     def up(self) -> None:
-        self._begin("api", "-m", "aima_api")
+        self._begin("api", "aima_api")
         self.start_worker()
         assert eventually(self.has_a_live_host, within=UP_WITHIN), self.log("worker") + self.log("api")
 
     def start_worker(self) -> None:
-        self._begin("worker", "-m", "aima_worker")
+        self._begin("worker", "aima_worker")
 
     def start_a_worker_that_is_killed_before_it_starts_a_container(self) -> None:
-        self._begin("worker", "-c", _DIES_BEFORE_STARTING_A_CONTAINER)
+        with self._log_of("worker").open("ab") as log:
+            words = [sys.executable, "-c", _DIES_BEFORE_STARTING_A_CONTAINER]
+            self._parts["worker"] = subprocess.Popen(words, env=self.environment, stdout=log, stderr=log)
 
     def kill_worker(self) -> None:
         self._parts["worker"].kill()
@@ -84,7 +87,7 @@ class SeparateProcesses(Commands):
 
     def submit(self, *words: str) -> OperationId:
         """The id of the operation that a command submits."""
-        (operation,) = json.loads(self.aima(*words, "--no-wait", "-o", "json").stdout)
+        (operation,) = json.loads(self.here(*words, "--no-wait", "-o", "json").stdout)
         return OperationId(operation["id"])
 
     def operation(self, id: OperationId) -> Any:
@@ -101,8 +104,11 @@ class SeparateProcesses(Commands):
         return [(each["Id"], each["State"]["Pid"], each["State"]["StartedAt"]) for each in found]
 
     def log(self, part: str) -> str:
-        return (self._logs / f"{part}.log").read_text(errors="replace")
+        return self._log_of(part).read_text(errors="replace")
 
-    def _begin(self, part: str, *words: str) -> None:
-        with (self._logs / f"{part}.log").open("ab") as log:
-            self._parts[part] = subprocess.Popen([sys.executable, *words], env=self.environment, stdout=log, stderr=log)
+    def _begin(self, part: str, program: str) -> None:
+        with self._log_of(part).open("ab") as log:
+            self._parts[part] = launch(program, env=self.environment, stdout=log, stderr=log)
+
+    def _log_of(self, part: str) -> Path:
+        return self._logs / f"{part}.log"

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -14,7 +11,7 @@ from faults.conftest import PORTS
 from faults.dial import a_dial
 from lab.commands import SERVICE, SIGNING_KEY, a_stop_of
 from lab.desk import Desk
-from lab.fleet import TESTS
+from lab.forked import launch
 
 from aima_core.domain.operations import StartService, State
 from aima_core.domain.services import InstanceState, Service
@@ -30,10 +27,12 @@ from aima_worker.reconciler.loop import ReconcileLoop
 pytestmark = [pytest.mark.docker, pytest.mark.redis]
 CREATED = now()
 OLD_PORT, NEW_PORT = PORTS[:2]
-MADE = (("write_atomically", 2), ("run", 1), ("services/update_status", 2), ("services/restore", 1))
-"""The previous revision is remembered, the candidate's container runs, its record is ready, its spec is current."""
-UNDONE = (("run", 1), ("remove", 1), ("run", 2), ("services/set_desired", 2))
-"""The candidate's container runs, is removed, the previous one runs again, and its record is back."""
+MADE = (("run", 1), ("services/update_status", 2), ("write_atomically", 2), ("services/restore", 1))
+"""The candidate's container runs, its record is ready; the previous revision is remembered, its spec is current."""
+UNDONE = (("remove", 1), ("run", 2), ("run", 1), ("services/set_desired", 2))
+"""The candidate's container is removed, the previous one runs again; the candidate's runs, and its record is back."""
+POINTS = 2
+"""The first ones, but all in long runs: `tests/worker/operations/test_kills.py` has every write without Docker."""
 
 
 def a_revision(number: int, **dialled: Any) -> StartService:
@@ -47,20 +46,20 @@ def execute_and_kill(settings: Settings, redis_url: str, operation: str, *, afte
     host = {"name": settings.host.name, "ports": f"{settings.host.ports[0]}-{settings.host.ports[-1]}"}
     own = {"state_dir": str(settings.state_dir), "installation": settings.installation, "host": host}
     own |= {"signing_key": SIGNING_KEY.get_secret_value()}
-    words = [sys.executable, "-m", "faults.killed_worker", json.dumps(own), redis_url, operation, *map(str, after)]
-    done = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(TESTS)}, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    ended = launch("faults.killed_worker", json.dumps(own), redis_url, operation, *map(str, after)).wait(60)
+    assert ended == -signal.SIGKILL
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("crashes", [False, True], ids=["made", "undone"])
 def test_a_change_whose_worker_is_killed_between_two_writes_is_wholly_made_or_undone(
-    desk: Desk, settings: Settings, redis_url: str, crashes: bool
+    desk: Desk, settings: Settings, redis_url: str, crashes: bool, request: pytest.FixtureRequest
 ) -> None:
     candidate = a_revision(2, **({"load-seconds": 9, "crash-after": 0.5} if crashes else {"flood": 1}))
     revision, port = (1, OLD_PORT) if crashes else (2, NEW_PORT)
     loop = ReconcileLoop(desk.host)
-    for after in UNDONE if crashes else MADE:
+    points = UNDONE if crashes else MADE
+    for after in points if request.config.getoption("--long") else points[:POINTS]:
         desk.run_command(a_revision(1))
         operation = desk.ask(candidate)
 

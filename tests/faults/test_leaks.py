@@ -15,7 +15,7 @@ from aima_core.redis.connection import RedisClient
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.slow]
 
-ROUNDS, ROUNDS_IN_LONG_RUNS = 30, 200
+ROUNDS, ROUNDS_IN_LONG_RUNS = 12, 200
 SLACK = 2
 
 

@@ -46,12 +46,12 @@ def killed_and_begun_anew(redis: RedisServer, directory: Path) -> None:
 
 
 def start(aima: SeparateProcesses, *options: str, service: str = SERVICE) -> None:
-    started = aima.aima("service", "start", service, *options, "--wait")
+    started = aima.here("service", "start", service, *options, "--wait")
     assert started.returncode == 0, started.stderr + aima.log("worker")
 
 
 def stop(aima: SeparateProcesses, *, service: str = SERVICE) -> None:
-    stopped = aima.aima("service", "stop", service, "--wait")
+    stopped = aima.here("service", "stop", service, "--wait")
     assert stopped.returncode == 0, stopped.stderr + aima.log("worker")
 
 
@@ -136,7 +136,7 @@ def test_a_stopped_service_comes_back_signed_and_a_removed_one_does_not_after_re
         start(aima, "--model", "Dial", "--set", "load-seconds=1", service=service)
         stop(aima, service=service)
     before = stored_service(aima)
-    assert aima.aima("service", "remove", removed).returncode == 0
+    assert aima.here("service", "remove", removed).returncode == 0
     assert eventually(lambda: not kept_spec(aima, removed), within=KNOWN_WITHIN)
 
     own_redis.empty()

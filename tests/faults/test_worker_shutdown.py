@@ -27,7 +27,12 @@ TAKEN_OVER_WITHIN = timedelta(seconds=20)
 
 
 @pytest.mark.parametrize(
-    "signals", [pytest.param((SIGTERM,), id="SIGTERM"), pytest.param((SIGTERM, SIGQUIT), id="SIGTERM and SIGQUIT")]
+    "signals",
+    [
+        pytest.param((SIGTERM,), id="SIGTERM"),
+        pytest.param((SIGQUIT,), id="SIGQUIT"),
+        pytest.param((SIGTERM, SIGQUIT), id="SIGTERM and SIGQUIT"),
+    ],
 )
 def test_a_start_that_loads_is_continued_by_the_next_worker_with_the_same_engine(
     aima: SeparateProcesses, signals: tuple[Signals, ...]

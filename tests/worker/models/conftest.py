@@ -14,6 +14,7 @@ from lab.random_files import Random, RandomFiles
 from aima_core.domain.ids import ModelId
 from aima_core.domain.models import FileContent, Manifest, ManifestFile, directory_manifest
 from aima_core.settings import HostSettings, Settings
+from aima_worker.models import sharing
 
 REPOSITORY = "maker/small"
 MIB = 1 << 20
@@ -43,6 +44,13 @@ def settings(settings: Settings) -> Settings:
     """With a short stall timeout, and no reserve of disk."""
     host = {**dict(settings.host), "model_stall": timedelta(seconds=1), "disk_reserve": "1kB"}
     return settings.model_copy(update={"host": HostSettings.model_validate(host)})
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After one second instead of five, a host counts as unreachable, and one that learns of no other as alone."""
+    monkeypatch.setattr(sharing, "UNREACHABLE_AFTER", timedelta(seconds=1))
+    monkeypatch.setattr(sharing, "ALONE_AFTER", timedelta(seconds=1))
 
 
 def in_directory(root: Path, name: str, files: Mapping[str, bytes], *, host: str = "alpha") -> Manifest:

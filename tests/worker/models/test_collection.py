@@ -480,7 +480,9 @@ def test_a_revision_that_is_remembered_while_containers_are_listed_keeps_its_mod
     assert not published(desk, new)
 
 
-def test_starts_that_race_with_collections_never_lose_their_directory(desk, origin, disk, runtime, monkeypatch):
+def test_starts_that_race_with_collections_never_lose_their_directory(
+    desk, origin, disk, runtime, monkeypatch, request
+):
     small = {"config.json": b"{}", "weights": random_bytes(4096, 5)}
     origin.publish("maker/small", small)
     manifest, lost, collected = manifest_of(origin, small), [], []
@@ -501,7 +503,7 @@ def test_starts_that_race_with_collections_never_lose_their_directory(desk, orig
     for each in collectors:
         each.start()
     try:
-        for _ in range(15):
+        for _ in range(60 if request.config.getoption("--long") else 6):
             outcome = desk.run_command(a_start_with(manifest))
             assert outcome.operation.state is State.SUCCEEDED, outcome.operation.failure
             assert published(desk, manifest)

@@ -18,7 +18,7 @@ from worker.models.conftest import REPOSITORY, manifest_of
 
 from aima_api.controllers import certification
 from aima_api.controllers.certification import HostCertifier
-from aima_core.domain.ids import Site
+from aima_core.domain.ids import HostName, Site
 from aima_core.errors import Cancelled
 from aima_core.redis import keys
 from aima_core.redis.connection import command_link
@@ -104,7 +104,7 @@ def test_hosts_of_two_sites_share_nothing(redis, tmp_path, origin, shared):
         assert origin.all_sent == 2 * SIZE
 
 
-def test_a_host_without_a_certificate_downloads_from_the_origin_alone(redis, tmp_path, origin, shared):
+def test_a_host_without_a_certificate_downloads_from_the_origin_alone(redis, tmp_path, origin, shared, soon):
     with site(redis, tmp_path, "alpha", "beta") as (alpha, beta):
         alpha.fetch(shared).wait()
         alpha.join()
@@ -177,7 +177,7 @@ def test_a_linked_file_is_served_to_others(redis, tmp_path, origin, shared):
 def test_the_death_of_the_busiest_host_costs_what_it_alone_had(redis, tmp_path, origin, shared):
     """At most the pieces that it has downloaded and not yet sent, and those that are on their way."""
     origin.paused_at = SIZE // 2
-    with site(redis, tmp_path, "alpha", "beta", "gamma") as hosts:
+    with site(redis, tmp_path, "alpha", "beta", "gamma", model_stall="60s") as hosts:
         fetches = {host.name: host.fetch(shared) for host in hosts}
         assert eventually(lambda: origin.all_sent >= SIZE // 2)
         busiest = max(hosts, key=lambda host: sum(each.received for each in host.store.listing()))
@@ -195,6 +195,27 @@ def test_the_death_of_the_busiest_host_costs_what_it_alone_had(redis, tmp_path, 
         assert origin.all_sent <= SIZE + sent + MIB
         with pytest.raises(Cancelled):
             fetches[busiest.name].wait()
+
+
+def test_a_lost_piece_that_another_host_has_downloaded_anew_is_not_downloaded_again(redis, tmp_path, shared):
+    """Each of them asks for its lease by what the others stated before."""
+    store, site_of_both, lost = FetchingStore(redis), Site("default"), 3
+    (tmp_path / "journal").touch()
+    with site(redis, tmp_path, "alpha", serving=False) as (alpha,):
+        queue = PieceQueue(shared.by_path, (), alone=False)
+        journal = JournalReader(tmp_path / "journal", shared.by_path)
+        fetch = SharedFetch(alpha.neighbours, shared, queue, connections=4, journal=journal)
+        everything = Statement(url="http://127.0.0.1:1", held=f"{(1 << len(queue.snapshot().missing)) - 1:x}")
+        others = Statement(url=everything.url, held=f"{everything.pieces & ~(1 << lost):x}")
+        digests = {lost: Found("0" * 64, HostName("gone"))}
+        store.exchange(shared, site_of_both, HostName("beta"), Report(others, found=digests))
+        for _ in range(2):  # it becomes known, asks for the piece, and learns that it was downloaded once
+            fetch.exchange()
+
+        store.exchange(shared, site_of_both, HostName("beta"), Report(everything))
+        fetch.exchange()
+
+        assert None not in queue.snapshot().flights.values()
 
 
 def test_a_host_that_left_resumes_with_what_it_had(redis, tmp_path, origin, shared):
@@ -255,7 +276,7 @@ def test_a_host_that_redirects_leads_to_no_other_address(redis, tmp_path, origin
         assert elsewhere.requests == 0
 
 
-def test_a_host_that_never_answers_delays_a_fetch_by_seconds(redis, tmp_path, origin, shared):
+def test_a_host_that_never_answers_delays_a_fetch_by_seconds(redis, tmp_path, origin, shared, soon):
     with site(redis, tmp_path, "alpha") as (alpha,):
         state_all(redis, shared, "gone", url="http://127.0.0.1:1", digest_of=true_digest)
 
@@ -265,7 +286,7 @@ def test_a_host_that_never_answers_delays_a_fetch_by_seconds(redis, tmp_path, or
         assert last.from_hosts == 0
 
 
-def test_without_redis_a_fetch_goes_on_alone(own_redis, tmp_path, origin, shared):
+def test_without_redis_a_fetch_goes_on_alone(own_redis, tmp_path, origin, shared, soon):
     origin.paused_at = SIZE // 3
     redis = command_link(own_redis.url)
     with closing(redis), site(redis, tmp_path, "alpha", "beta") as (alpha, beta):
@@ -276,7 +297,7 @@ def test_without_redis_a_fetch_goes_on_alone(own_redis, tmp_path, origin, shared
         origin.release.set()
 
         for fetch in fetches:
-            fetch.wait(ALONE_AFTER.total_seconds() + 60)
+            fetch.wait()
 
         assert alpha.content(shared) == beta.content(shared) == FILES
         own_redis.start()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 from lab.commands import SIGNING_KEY
+from lab.forked import launch
 from lab.parts import eventually, free_port
 
 
@@ -21,8 +20,7 @@ def test_a_worker_that_waits_for_redis_reports_its_queues_and_no_password(tmp_pa
         "AIMA_HOST__NAME": "alpha",
     }
     with log.open("wb") as said:
-        command = [sys.executable, "-m", "aima_worker"]
-        worker = subprocess.Popen(command, env={**os.environ, **settings}, stdout=said, stderr=said)
+        worker = launch("aima_worker", env={**os.environ, **settings}, stdout=said, stderr=said)
     try:
         assert eventually(lambda: "waiting for Redis" in log.read_text()), log.read_text()
     finally:

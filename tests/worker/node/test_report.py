@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
+from lab.forked import launch
 
 
 def looked(**settings: object) -> dict[str, Any]:
     environment = os.environ | {f"AIMA_{name}": str(value) for name, value in settings.items()}
-    asked = [sys.executable, "-m", "aima_worker", "--facts"]
-    said = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True).stdout
-    reported: dict[str, Any] = json.loads(said)
+    with TemporaryFile("w+") as said:
+        assert launch("aima_worker", "--facts", env=environment, stdout=said).wait(60) == 0
+        said.seek(0)
+        reported: dict[str, Any] = json.load(said)
     return reported
 
 

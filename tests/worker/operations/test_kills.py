@@ -40,6 +40,8 @@ pytestmark = [
     ),
 ]
 MOST_WRITES = 60
+STRIDE = 3
+"""Where every write is killed in long runs only: those of one host, one by one, are killed in every run."""
 CREATED = now()
 
 
@@ -79,6 +81,13 @@ class Killer:
             yield
         finally:
             self.at = 0
+
+
+@pytest.fixture
+def points(request: pytest.FixtureRequest, image: str) -> range:
+    """The writes to kill after: all in a long run, else every third one, of both images others."""
+    first, stride = (1, 1) if request.config.getoption("--long") else (1 + (image == "bad:1"), STRIDE)
+    return range(first, MOST_WRITES, stride)
 
 
 @pytest.fixture
@@ -141,7 +150,7 @@ def test_a_change_is_wholly_made_or_wholly_undone_whatever_the_write_after_which
 
 @pytest.mark.parametrize("image", ["good:1", "bad:1"])
 def test_a_change_is_wholly_made_or_wholly_undone_whatever_the_write_after_which_redis_is_killed(
-    settings, runtime, killer, own_redis, timings, image
+    settings, runtime, killer, own_redis, timings, image, points
 ):
     """A real Redis with its append-only file, killed by SIGKILL and started again; the worker goes on."""
     runtime.behaviours["bad:1"] = Behaviour(exit_code=1)
@@ -149,14 +158,14 @@ def test_a_change_is_wholly_made_or_wholly_undone_whatever_the_write_after_which
     killer.kills_redis = lambda: (own_redis.kill(), own_redis.start())
 
     with closing(link), desk_of(settings, link, runtime, probe=runtime.probe, timings=timings) as desk:
-        kills = next(at for at in range(1, MOST_WRITES) if change_with_a_kill(desk, runtime, killer, image, at) < at)
+        kills = next(at for at in points if change_with_a_kill(desk, runtime, killer, image, at) < at)
 
     assert kills > 10
 
 
 @pytest.mark.parametrize("image", ["good:1", "bad:1"])
 def test_a_change_of_two_hosts_is_made_or_undone_on_both_whatever_the_write_after_which_a_worker_is_killed(
-    settings, redis, runtime, killer, tmp_path, image
+    settings, redis, runtime, killer, tmp_path, image, points
 ):
     host = settings.host.model_copy(update={"name": "beta"})
     elsewhere = FakeRuntime(host="beta", arch=arch(), images=["good:1", "bad:1"])
@@ -168,7 +177,7 @@ def test_a_change_of_two_hosts_is_made_or_undone_on_both_whatever_the_write_afte
         desk_of(settings, redis, runtime, probe=runtime.probe, timings=timings) as alpha,
         desk_of(own, redis, elsewhere, probe=elsewhere.probe, timings=timings) as beta,
     ):
-        kills = next(at for at in range(1, MOST_WRITES) if change_on_both(alpha, beta, killer, image, at) < at)
+        kills = next(at for at in points if change_on_both(alpha, beta, killer, image, at) < at)
 
     assert kills > 10
 

@@ -98,6 +98,19 @@ def test_a_running_container_gets_back_its_record_its_lease_and_its_allocation(d
     assert runtime.find(NAME) == container
 
 
+def test_the_port_of_a_container_is_leased_before_its_record_is_there(desk, watch, ready, forget, monkeypatch):
+    """Else a reader sees a ready instance whose port a placement may lease."""
+    adopt, leases = desk.host.services.adopt, []
+    monkeypatch.setattr(
+        desk.host.services, "adopt", lambda *args, **kw: leases.extend(desk.leases()) or adopt(*args, **kw)
+    )
+
+    forget()
+    watch.reconcile_once()
+
+    assert leases == [ready.port]
+
+
 @RARELY
 def test_leases_and_allocations_are_restored_together_with_the_records(desk, watch, ready, forget):
     watch.reconcile_once()

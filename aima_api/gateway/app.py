@@ -19,7 +19,7 @@ from aima_api.gateway.balancer import Balancer
 from aima_api.gateway.certification import keep_certified, tls_to_hosts
 from aima_api.gateway.errors import error_answer
 from aima_api.gateway.exchange import Exchanges
-from aima_api.gateway.front import GatewayApp
+from aima_api.gateway.front import ACCESS_EVENT, ACCESS_FIELDS, GatewayApp
 from aima_api.gateway.metrics import GatewayMetrics
 from aima_api.gateway.proxy import Proxy
 from aima_api.gateway.reach import Reach
@@ -70,7 +70,7 @@ class GatewayServer(LimitedServer):
         aliases = AliasStore(self._redis, trusted)
         self._keeper = TableKeeper(self.table, self._hub, self._redis, aliases, changed=self.balancer.dispatch)
         self._keys = KeyLookup(KeyCache(KeyStore(self._redis, trusted), keys_for=gateway.keys_for))
-        self._access_log = AccessLog()
+        self._access_log = AccessLog(ACCESS_EVENT, ACCESS_FIELDS)
         app = GatewayApp(
             settings,
             table=self.table,

@@ -7,8 +7,7 @@ is blocked. One sweep over all requests polls their deadlines, so that a part of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from enum import StrEnum
 from math import inf
@@ -25,6 +24,8 @@ from aima_api.http.callers import KeyLookup
 from aima_core.errors import AimaError, Unauthorized
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+Write = Callable[[bytes], bool]
+"""As `ClientConnection.write_part`."""
 Watch = Callable[[Callable[[], None] | None], None]
 """As `ClientConnection.watch`."""
 SWEEP_INTERVAL = timedelta(milliseconds=250)
@@ -64,6 +65,7 @@ class Exchange:
         "started",
         "status",
         "usage",
+        "write",
     )
 
     def __init__(
@@ -76,6 +78,7 @@ class Exchange:
         passed: Headers,
         returned: Headers,
         send: Send,
+        write: Write,
         began: float,
     ) -> None:
         self.id = id
@@ -87,6 +90,7 @@ class Exchange:
         self.returned = returned
         """Headers of the answer that come from the request."""
         self.send = send
+        self.write = write
         self.began = began
         self.deadline = inf
         self.limit = Interrupt.ANSWER
@@ -120,6 +124,10 @@ class Exchange:
         self.started, self.status = True, status
         await self.send({"type": "http.response.start", "status": status, "headers": [*headers, *self.returned]})
 
+    async def flush(self) -> None:
+        """Waits until the client reads on."""
+        await self.send({"type": "http.response.body", "body": b"", "more_body": True})
+
     async def finish(self, body: bytes = b"") -> None:
         """Sends the last part of the answer."""
         self.done = True
@@ -140,17 +148,15 @@ class Exchanges:
     def __len__(self) -> int:
         return len(self._open)
 
-    @contextmanager
-    def watched(self, exchange: Exchange, watch: Watch) -> Iterator[None]:
-        """Interrupts the request if its client leaves or a limit passes."""
+    def begin(self, exchange: Exchange, watch: Watch) -> None:
+        """Interrupts the request if its client leaves or a limit passes, until `end`."""
         self._open.add(exchange)
-        try:
-            watch(lambda: exchange.interrupt(Interrupt.LEFT))
-            yield
-        finally:
-            exchange.done = True
-            self._open.discard(exchange)
-            watch(None)
+        watch(lambda: exchange.interrupt(Interrupt.LEFT))
+
+    def end(self, exchange: Exchange, watch: Watch) -> None:
+        exchange.done = True
+        self._open.discard(exchange)
+        watch(None)
 
     async def sweep(self) -> None:
         """Until cancelled."""

@@ -33,6 +33,8 @@ from aima_core.system.loopback import is_loopback
 
 PASSED = (b"content-type", b"accept", b"traceparent", b"tracestate", b"anthropic-version", b"anthropic-beta")
 """Headers of a request that the engine gets; never its key."""
+ACCESS_EVENT = "request answered"
+ACCESS_FIELDS = ("request", "key", "path", "model", "instance", "status", "outcome", "ms", "tokens")
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 _LOCAL_KEY = ApiKey(
     id=LOCAL.id,
@@ -131,6 +133,7 @@ class GatewayApp:
                 passed=_passed(headers, returned),
                 returned=returned,
                 send=send,
+                write=scope["extensions"][WATCH]["write"],
                 began=began,
             )
             await self._pass_on(exchange, route, scope["extensions"][WATCH]["watch"])
@@ -138,8 +141,8 @@ class GatewayApp:
     async def _pass_on(self, exchange: Exchange, route: ModelRoute, watch: Watch) -> None:
         """Raises AimaError before a byte was sent, ClientLeft."""
         try:
-            with self._exchanges.watched(exchange, watch):
-                await self._proxy.pass_on(exchange, route)
+            self._exchanges.begin(exchange, watch)
+            await self._proxy.pass_on(exchange, route)
         except AimaError as failed:
             exchange.outcome, exchange.status = failed.code, failed.status
             raise
@@ -148,6 +151,7 @@ class GatewayApp:
                 raise
             exchange.resume()
         finally:
+            self._exchanges.end(exchange, watch)
             self._record(exchange)
 
     def _check_origin(self, headers: RawHeaders, method: str) -> None:
@@ -233,17 +237,16 @@ class GatewayApp:
                 metrics.add_audio(backend, exchange.key.id, request, exchange.usage)
             if exchange.outcome == "left":
                 metrics.aborted.labels(model, instance).inc()
-        self._access_log.add(
-            "request answered",
-            request=exchange.id,
-            key=exchange.key.name,
-            path=request.operation.value,
-            model=request.model,
-            instance=instance,
-            status=exchange.status,
-            outcome=exchange.outcome,
-            ms=round((self._clock() - exchange.began) * 1000, 1),
-            tokens=f"{exchange.usage.input}+{exchange.usage.output}",
+        self._access_log.add(  # in the order of ACCESS_FIELDS
+            exchange.id,
+            exchange.key.name,
+            request.operation,
+            request.model,
+            instance,
+            exchange.status,
+            exchange.outcome,
+            round((self._clock() - exchange.began) * 1000, 1),
+            f"{exchange.usage.input}+{exchange.usage.output}",
         )
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from math import inf
 from typing import NamedTuple
 
-import aiohttp
 import msgspec
 import structlog
 
@@ -20,7 +19,7 @@ from aima_api.gateway.balancer import Backend, Balancer, Failing, Slot
 from aima_api.gateway.errors import JSON, Headers, engine_error_body, error_event
 from aima_api.gateway.exchange import Exchange, Interrupt
 from aima_api.gateway.inference import PATH_OF
-from aima_api.gateway.metrics import Gaps, GatewayMetrics
+from aima_api.gateway.metrics import GAPS, GatewayMetrics, Times
 from aima_api.gateway.requests import ClientLeft
 from aima_api.gateway.streams import EventRelay, EventTooLarge, ModelName, read_usage
 from aima_api.gateway.table import ModelRoute, Table
@@ -35,18 +34,23 @@ from aima_core.errors import (
     Unauthorized,
 )
 from aima_core.settings import GatewaySettings
-from aima_core.system.engine_connections import EngineAnswer, EngineConnections
+from aima_core.system.engine_connections import (
+    AnswerBroken,
+    EngineAnswer,
+    EngineConnections,
+    EngineDisconnected,
+    EngineRequestFailed,
+)
 from aima_core.trust.gateways import OF_DATAPLANE
 
-RETURNED = ("content-type", "content-disposition", "cache-control", "retry-after")
+RETURNED = (b"content-type", b"content-disposition", b"cache-control", b"retry-after")
 """Headers of an engine's answer that the client gets."""
 RETRIED_STATUSES = (502, 503, 504)
 REFUSING_STATUSES = (401, 403, 407)
 """Of an engine or a host that refuses the gateway: the client's key is valid."""
 MAX_ERROR = 1 << 20
-_EVENTS = "text/event-stream"
-_BREAKS = (aiohttp.ClientError, OSError, EventTooLarge)
-_CLOSED = (aiohttp.ServerDisconnectedError, ConnectionResetError)
+_EVENTS, _JSON = b"text/event-stream", b"application/json"
+_BREAKS = (EngineRequestFailed, EventTooLarge)
 
 _log = structlog.get_logger()
 
@@ -199,27 +203,25 @@ class Proxy:
     async def _relay(
         self, exchange: Exchange, backend: Backend, response: EngineAnswer, rename: ModelName | None
     ) -> None:
-        headers = [
-            (name.encode(), value.encode("latin-1"))
-            for name in RETURNED
-            if (value := response.headers.get(name)) is not None
-        ]
-        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        named = dict(response.headers)
+        headers = [(name, named[name]) for name in RETURNED if name in named]
+        kind = named.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if response.status >= 300:
-            await self._relay_error(exchange, backend, response, headers)
+            await self._relay_error(exchange, backend, response, headers, refused=OF_DATAPLANE in named)
         elif kind == _EVENTS:
             await self._relay_events(exchange, backend, response, headers, rename)
-        elif kind == "application/json":
+        elif kind == _JSON:
             await self._relay_whole(exchange, backend, response, headers, rename)
         else:
-            await self._relay_bytes(exchange, backend, response, headers)
+            await self._relay_bytes(exchange, backend, response, headers, length=named.get(b"content-length"))
 
     async def _relay_error(
-        self, exchange: Exchange, backend: Backend, response: EngineAnswer, headers: Headers
+        self, exchange: Exchange, backend: Backend, response: EngineAnswer, headers: Headers, *, refused: bool
     ) -> None:
+        """`refused` by the data plane, not by the engine."""
         status = response.status
         body = await _read(response, MAX_ERROR)
-        if status in REFUSING_STATUSES or status < 400 or OF_DATAPLANE in response.headers:
+        if status in REFUSING_STATUSES or status < 400 or refused:
             raise self._failed(backend, Failing.STATUS, f"it answered the gateway with status {status}")
         kept = [each for each in headers if each[0] == b"retry-after"]
         reply = _Reply(status, [JSON, *kept], engine_error_body(status, body, exchange.request.operation))
@@ -251,20 +253,20 @@ class Proxy:
         await exchange.answer(response.status, headers, body)
 
     async def _relay_bytes(
-        self, exchange: Exchange, backend: Backend, response: EngineAnswer, headers: Headers
+        self, exchange: Exchange, backend: Backend, response: EngineAnswer, headers: Headers, *, length: bytes | None
     ) -> None:
         """Such as audio. A client sees that it is cut off by its missing end only."""
         silence = self._settings.silence.total_seconds()
-        if (length := response.headers.get("content-length")) is not None:
-            headers.append((b"content-length", length.encode()))
-        part = await response.content.readany()
+        if length is not None:
+            headers.append((b"content-length", length))
+        part = await response.read()
         self._first_byte(exchange, backend)
         await exchange.start(response.status, headers)
         while part:
             exchange.deadline = inf
             await exchange.send({"type": "http.response.body", "body": part, "more_body": True})
             exchange.allow(self._clock() + silence, Interrupt.SILENCE)
-            part = await response.content.readany()
+            part = await response.read()
         exchange.outcome = "complete"
         await exchange.finish()
 
@@ -276,27 +278,35 @@ class Proxy:
         headers: Headers,
         rename: ModelName | None,
     ) -> None:
-        clock, send, read = self._clock, exchange.send, response.content.readany
-        silence, gaps = self._settings.silence.total_seconds(), Gaps()
+        clock, write = self._clock, exchange.write
+        silence, gaps = self._settings.silence.total_seconds(), Times(GAPS)
         stream = EventRelay(exchange.request.operation, hides_usage=exchange.request.hides_usage, rename=rename)
         exchange.usage, exchange.sends_events = stream.usage, True
-        last = self._clock()
+        last = clock()
+
+        def relay(part: bytes) -> bool:
+            nonlocal last
+            now = clock()
+            exchange.deadline = now + silence
+            if block := stream.feed(part):
+                gaps.add(now - last)
+                last = now
+                return write(block)
+            return True
+
         try:
-            while part := await read():
-                exchange.deadline = inf  # while the client reads
+            while not exchange.started and (part := await response.read()):
                 if block := stream.feed(part):
-                    if exchange.started:
-                        now = clock()
-                        gaps.add(now - last)
-                    else:
-                        now = self._first_byte(exchange, backend)
-                        await exchange.start(response.status, [*headers, (b"x-accel-buffering", b"no")])
-                    last = now
-                    await send({"type": "http.response.body", "body": block, "more_body": True})
+                    last = self._first_byte(exchange, backend)
+                    await exchange.start(response.status, [*headers, (b"x-accel-buffering", b"no")])
+                    write(block)
+                exchange.allow(clock() + silence, Interrupt.SILENCE)
+            while not await response.deliver(relay):
+                exchange.deadline = inf  # while the client reads
+                await exchange.flush()
                 exchange.deadline = clock() + silence
-                exchange.limit = Interrupt.SILENCE
             if not stream.ended:
-                raise aiohttp.ClientPayloadError("it ended its stream without the last event")
+                raise AnswerBroken("it ended its stream without the last event")
             exchange.outcome = "complete"
             await exchange.finish()
         finally:
@@ -314,8 +324,8 @@ class Proxy:
     async def _broke(self, exchange: Exchange, backend: Backend, broke: Exception) -> None:
         """Raises _Failed, unless the client's stream has begun: then ends it with an error."""
         _log.info("engine broke", instance=backend.instance, reason=str(broke) or type(broke).__name__)
-        closed = isinstance(broke, _CLOSED)
-        failed = self._failed(backend, Failing.CONNECTION, _reason_of(broke), closed=closed)
+        closed = isinstance(broke, EngineDisconnected)
+        failed = self._failed(backend, Failing.CONNECTION, str(broke), closed=closed)
         if not exchange.started:
             raise failed from broke
         await self._end_broken(exchange, failed.error)
@@ -384,26 +394,12 @@ def _first_listed(answer: bytes) -> str | None:
     return data[0].id if data else None
 
 
-def _reason_of(broke: Exception) -> str:
-    """For clients, so without the address of the host, which the exceptions of connections have."""
-    match broke:
-        case aiohttp.ClientConnectorCertificateError():
-            return "its certificate is not trusted"
-        case aiohttp.ClientConnectorError():
-            return "it accepts no connection"
-        case aiohttp.ServerDisconnectedError() | ConnectionResetError():
-            return "it closed the connection"
-        case aiohttp.ClientPayloadError() | EventTooLarge():
-            return str(broke)
-    return "the connection to it broke"
-
-
 async def _read(response: EngineAnswer, limit: int) -> bytes:
     """The whole body."""
     parts, size = [], 0
-    while part := await response.content.readany():
+    while part := await response.read():
         parts.append(part)
         size += len(part)
         if size > limit:
-            raise aiohttp.ClientPayloadError(f"its answer is larger than {format_size(limit)}")
+            raise AnswerBroken(f"its answer is larger than {format_size(limit)}")
     return parts[0] if len(parts) == 1 else b"".join(parts)

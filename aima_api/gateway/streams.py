@@ -41,13 +41,16 @@ class Usage:
     """Of a recording, as the engine states them."""
 
 
+_NOT_STATED = msgspec.Raw()
+
+
 class _Counted(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
     total_tokens: int | None = None
-    seconds: msgspec.Raw = msgspec.Raw()
+    seconds: msgspec.Raw = _NOT_STATED
 
 
 class _Nested(msgspec.Struct):
@@ -61,7 +64,7 @@ class _Reported(msgspec.Struct):
     usage: _Counted | None = None
     message: _Nested | msgspec.UnsetType | None = None
     response: _Nested | None = None
-    duration: msgspec.Raw = msgspec.Raw()
+    duration: msgspec.Raw = _NOT_STATED
     """Of a recording, in seconds; some engines answer with a string."""
 
 
@@ -87,6 +90,8 @@ def read_usage(answer: bytes, usage: Usage) -> bool:
 
 def _seconds(stated: msgspec.Raw) -> float:
     """0 unless it is a duration."""
+    if stated is _NOT_STATED:
+        return 0.0
     try:
         seconds = float(bytes(stated).strip(b'"'))
     except ValueError:

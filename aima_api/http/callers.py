@@ -5,6 +5,7 @@ On loopback they also block DNS rebinding (by the Host header) and cross-site re
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import math
 from collections.abc import Sequence
@@ -56,13 +57,23 @@ class SettingsKeys:
         return matching[0] if matching else None
 
 
+class _Lookup:
+    """The lookup of a key in Redis, shared by all waiting requests; it is cancelled with the last of them."""
+
+    def __init__(self, task: asyncio.Task[ApiKey]) -> None:
+        self.task = task
+        self.waiting = 0
+
+
 class KeyLookup:
     """Finds stored keys from an event loop, and limits wrong ones by address."""
 
     def __init__(self, keys: KeyCache) -> None:
         self._keys = keys
         self._wrong_keys = TokenBuckets(per_minute=WRONG_KEYS_PER_MINUTE)
-        self._lookups = CapacityLimiter(LOOKUP_THREADS)
+        self._threads = CapacityLimiter(LOOKUP_THREADS)
+        self._lookups: dict[str, _Lookup] = {}
+        """Running ones, by the key's digest."""
 
     async def find(self, digest: str, *, address: str) -> ApiKey:
         """Raises Unauthorized, TooManyWrongKeys, BrokerUnavailable."""
@@ -81,7 +92,18 @@ class KeyLookup:
         """Of a key that was valid. Raises Unauthorized, BrokerUnavailable."""
         if (key := self.confirmed(digest)) is not None:
             return key
-        return await run_sync(self._keys.check, digest, limiter=self._lookups)
+        if (lookup := self._lookups.get(digest)) is None:
+            task = asyncio.create_task(run_sync(self._keys.check, digest, limiter=self._threads))
+            lookup = self._lookups[digest] = _Lookup(task)
+        lookup.waiting += 1
+        try:
+            return await asyncio.shield(lookup.task)
+        finally:
+            lookup.waiting -= 1
+            if lookup.task.done() or not lookup.waiting:
+                lookup.task.cancel()  # no effect once it has ended
+                if self._lookups.get(digest) is lookup:
+                    del self._lookups[digest]
 
 
 def _settings_key(number: int, key: SecretStr) -> tuple[str, Caller]:

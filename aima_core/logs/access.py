@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from math import inf
 
 from aima_core.logs.sanitize import sanitized_lines
 
@@ -30,20 +32,31 @@ def _write(text: str) -> None:
 
 
 class AccessLog:
-    def __init__(self, write: Callable[[str], object] = _write) -> None:
+    def __init__(self, event: str, fields: Sequence[str], write: Callable[[str], object] = _write) -> None:
+        """`fields` are the names of the values of each line."""
         self._write = write
+        self._separators = len(fields) - 1
+        self._template = f"timestamp=%s level=info event={logfmt(event)} {' '.join(f'{each}=%s' for each in fields)}\n"
         self._lines: list[str] = []
+        self._second = -inf
+        self._second_text = ""
 
-    def add(self, event: str, **fields: object) -> None:
-        at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        texts = [str(value) for value in fields.values()]
+    def add(self, *values: object) -> None:
+        texts = list(map(str, values))
         together = "\0".join(texts)
-        if not _ARE_PLAIN(together) or together.count("\0") >= len(texts):
+        if not _ARE_PLAIN(together) or together.count("\0") != self._separators:
             texts = list(map(logfmt, texts))
-        pairs = " ".join([f"{name}={text}" for name, text in zip(fields, texts, strict=True)])
-        self._lines.append(f"timestamp={at} level=info event={logfmt(event)} {pairs}\n")
+        self._lines.append(self._template % (self._timestamp(), *texts))
         if len(self._lines) >= BATCH:
             self.flush()
+
+    def _timestamp(self) -> str:
+        """The time in UTC; its second is rendered once."""
+        now = time.time()
+        if not 0 <= now - self._second < 1:
+            self._second = now // 1
+            self._second_text = f"{datetime.fromtimestamp(self._second, UTC):%Y-%m-%dT%H:%M:%S}"
+        return f"{self._second_text}.{int((now - self._second) * 1e6):06d}Z"
 
     def flush(self) -> None:
         if self._lines:

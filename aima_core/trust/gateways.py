@@ -9,7 +9,7 @@ from aima_core.trust import tokens
 from aima_core.trust.keys import KeyRing, Purpose, SigningKey
 from aima_core.trust.tokens import Access, Certificate, TokenKind
 
-OF_DATAPLANE = "AIMA-Error"
+OF_DATAPLANE = b"aima-error"
 """The header with the code of a data plane's own error, which no engine's answer has."""
 
 

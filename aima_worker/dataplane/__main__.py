@@ -1,8 +1,9 @@
 """`python -m aima_worker.dataplane DIRECTORY`: a host's data plane, in the foreground."""
 
-import asyncio
 import sys
 from pathlib import Path
+
+import uvloop
 
 from aima_core.errors import AimaError
 from aima_core.logs.output import log_as_logfmt
@@ -16,7 +17,7 @@ def main() -> int:
     forbid_new_privileges()
     log_as_logfmt()
     try:
-        asyncio.run(serve(Path(sys.argv[1])))
+        uvloop.run(serve(Path(sys.argv[1])))
     except (AimaError, OSError) as failed:
         sys.stderr.write(f"error: {sanitized_lines(failed)}\n")
         return getattr(failed, "exit_code", 1)

@@ -13,12 +13,16 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from aiohttp import ClientError
 from aiohttp.web import BaseRequest, Response, StreamResponse
 from aiohttp.web_protocol import RequestHandler
 
 from aima_core.errors import AimaError, EngineUnreachable, NotForwarded, TokenRefused
-from aima_core.system.engine_connections import EngineAnswer, EngineConnections, StreamedBody
+from aima_core.system.engine_connections import (
+    EngineAnswer,
+    EngineConnections,
+    EngineRequestFailed,
+    StreamedBody,
+)
 from aima_core.trust.gateways import OF_DATAPLANE, TokenVerifier
 from aima_worker.dataplane.files import AddressReader, EngineAddress
 from aima_worker.dataplane.headers import METHODS, forwarded_answer, forwarded_request, path_of
@@ -77,9 +81,8 @@ class Forwarder:
             raise NotForwarded
         try:
             answer = await self._send(request, engine, path.rest)
-        except (ClientError, OSError) as failed:
-            why = "it does not accept connections" if isinstance(failed, OSError) else "it closed the connection"
-            raise EngineUnreachable(instance=path.instance, why=why) from failed
+        except EngineRequestFailed as failed:
+            raise EngineUnreachable(instance=path.instance, why=str(failed)) from failed
         try:
             return await self._stream(request, answer)
         finally:
@@ -97,7 +100,7 @@ class Forwarder:
         return await self._engines.request(
             request.method,
             f"http://{host}:{engine.port}{rest}",
-            forwarded_request(request.headers, request.raw_headers),
+            forwarded_request(request.raw_headers),
             await self._body(request),
         )
 
@@ -114,13 +117,19 @@ class Forwarder:
             yield part
 
     async def _stream(self, request: BaseRequest, answer: EngineAnswer) -> StreamResponse:
-        response = StreamResponse(status=answer.status, reason=answer.reason, headers=forwarded_answer(answer.headers))
-        await response.prepare(request)
+        head: dict[str, Any] = {"status": answer.status, "reason": answer.reason}
+        head["headers"] = forwarded_answer(answer.headers)
         try:
-            async for part in answer.content.iter_any():
+            part = await answer.read()
+            if part and answer.has_ended:
+                return Response(body=part, **head)  # sent with its head at once, for which the gateway wakes up once
+            response = StreamResponse(**head)
+            await response.prepare(request)
+            while part:
                 self._touch(request)
                 await response.write(part)
-        except (ClientError, OSError):
+                part = await answer.read()
+        except (EngineRequestFailed, OSError):
             _break_off(request.protocol)
             raise asyncio.CancelledError from None
         await response.write_eof()
@@ -158,5 +167,5 @@ def _problem(error: AimaError) -> Response:
     return Response(
         body=json.dumps(document).encode(),
         status=error.status,
-        headers={OF_DATAPLANE: failure.code, "Content-Type": "application/problem+json"},
+        headers={OF_DATAPLANE.decode(): failure.code, "Content-Type": "application/problem+json"},
     )

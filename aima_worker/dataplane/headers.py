@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict
 
 from aima_core.system.engine_connections import HeaderPairs
 from aima_core.trust.gateways import OF_DATAPLANE
 
+_SEPARATOR = re.compile(rb"[/\\\x00-\x1f]")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _HOP_BY_HOP = frozenset(
     {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
     }
 )
-_OF_REQUESTS = _HOP_BY_HOP | {"authorization", "content-length", "expect", "host"}
-_OF_ANSWERS = _HOP_BY_HOP | {OF_DATAPLANE.lower()}
+_OF_REQUESTS = _HOP_BY_HOP | {b"authorization", b"content-length", b"expect", b"host"}
+_OF_ANSWERS = _HOP_BY_HOP | {OF_DATAPLANE}
 
 
 class Path(NamedTuple):
@@ -48,21 +50,26 @@ def path_of(target: str) -> Path | None:
 def _is_plain(segment: str) -> bool:
     """Whether it is one segment, and no parent, however often it is decoded."""
     decoded = unquote_to_bytes(segment)
-    return decoded not in (b".", b"..") and not any(each in b"/\\" or each < 0x20 for each in decoded)
+    return decoded not in (b".", b"..") and _SEPARATOR.search(decoded) is None
 
 
-def forwarded_request(headers: CIMultiDictProxy[str], raw: HeaderPairs) -> HeaderPairs:
+def forwarded_request(headers: HeaderPairs) -> HeaderPairs:
     """Without the token, which no engine sees, and without the length, which follows from the body."""
-    left_out = {name.encode(errors="surrogateescape") for name in _OF_REQUESTS | _named(headers)}
-    return [header for header in raw if header[0].lower() not in left_out]
+    lower = [(name.lower(), value) for name, value in headers]
+    left_out = _OF_REQUESTS | _named(lower)
+    return [header for header in lower if header[0] not in left_out]
 
 
-def forwarded_answer(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    """With the length, which frames the body."""
-    left_out = _OF_ANSWERS | (_named(headers) - {"content-length"})
-    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in left_out)
+def forwarded_answer(headers: HeaderPairs) -> CIMultiDict[str]:
+    """With the length, which frames the body. The names are in lower case."""
+    left_out = _OF_ANSWERS | (_named(headers) - {b"content-length"})
+    return CIMultiDict((_text(name), _text(value)) for name, value in headers if name not in left_out)
 
 
-def _named(headers: CIMultiDictProxy[str]) -> set[str]:
+def _named(headers: HeaderPairs) -> set[bytes]:
     """By `Connection`, as of this hop only."""
-    return {name.strip().lower() for value in headers.getall("Connection", ()) for name in value.split(",")}
+    return {each.strip().lower() for name, value in headers if name == b"connection" for each in value.split(b",")}
+
+
+def _text(header: bytes) -> str:
+    return header.decode("utf-8", "surrogateescape")

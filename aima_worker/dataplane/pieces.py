@@ -23,6 +23,7 @@ from aima_core.system.pacing import Pacing
 from aima_core.trust.peers import PieceAccess, PiecesOf
 from aima_core.trust.tokens import BearerVerifier
 from aima_worker.dataplane.files import Stamp, stamp_of
+from aima_worker.dataplane.uploads import FileSender
 from aima_worker.models.layout import FILES, JOURNAL, RECORD, place_of, record_of
 from aima_worker.models.peers import PIECE_SHA256
 from aima_worker.models.pieces import PIECE_SIZE, JournalReader, Piece, pieces_of
@@ -48,6 +49,7 @@ class PieceServer:
         self.tokens = tokens
         self._store = store
         self._uploads = uploads
+        self._sender = FileSender(max(1, uploads))
         self._rate = rate
         self._running = 0
         self._pacing = Pacing()
@@ -129,7 +131,7 @@ class PieceServer:
             if encrypted:  # the kernel cannot encrypt
                 await response.write(await loop.run_in_executor(None, os.pread, file.fileno(), count, at))
             else:
-                await loop.sendfile(transport, file, at, count)
+                await self._sender.send(transport, file.fileno(), at=at, count=count)
         await response.write_eof()
         return response
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 
 import anthropic
 import openai
 import pytest
+from gateway.test_leaving import request_of
 from lab.gateways import gateway
 from lab.parts import eventually
 from lab.scripted_engine import engine_thread
@@ -46,6 +49,32 @@ def test_an_engine_that_ends_after_40_of_60_tokens_gives_an_error_and_no_done(do
 
     assert (status, text.count(b"data: "), b"[DONE]" in text) == (200, 41, False)
     assert error_in(text)["code"] == "engine_broke"
+
+
+def test_the_time_in_which_a_client_reads_nothing_is_not_silence_of_the_engine(impatient, engine):
+    """Once it reads on, the engine's silence counts again."""
+    tokens, token = 400, "x" * 100_000
+    engine.plays(tokens=600, silent_after=tokens, token=token)
+
+    async def read_late() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(impatient.url.rpartition(":")[2]))
+        writer.write(request_of(impatient, stream=True))
+        paused = lambda: any(each.is_paused for each in impatient.engine_connections)  # noqa: E731 used twice
+        assert await asyncio.to_thread(eventually, paused)
+        since = time.monotonic()
+        assert await asyncio.to_thread(eventually, lambda: not paused() or time.monotonic() - since > 1.2)
+        assert paused()
+        text = bytearray()
+        while b'"error"' not in text[-1000:] and (part := await reader.read(1 << 20)):
+            text += part
+        writer.close()
+        return bytes(text)
+
+    text = asyncio.run(read_late())
+
+    assert tokens * len(token) <= text.count(b"x") < tokens * len(token) * 1.01
+    assert b"engine_timeout" in text[-1000:]
+    assert eventually(lambda: engine.busy == impatient.in_flight == 0)
 
 
 def test_an_engine_that_falls_silent_after_20_tokens_gives_an_error(impatient, engine):

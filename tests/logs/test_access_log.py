@@ -32,9 +32,9 @@ def test_a_value_is_rendered_as_in_other_log_events(value):
 @pytest.mark.parametrize("value", [*AWKWARD, "zero\0byte"])
 def test_a_line_with_that_value_has_it_so(value):
     written = []
-    log = AccessLog(written.append)
+    log = AccessLog("x", ("plain", "awkward"), written.append)
 
-    log.add("x", plain="id-1", awkward=value)
+    log.add("id-1", value)
     log.flush()
 
     assert written[0].endswith(f" event=x plain=id-1 awkward={logfmt(value)}\n")
@@ -42,13 +42,13 @@ def test_a_line_with_that_value_has_it_so(value):
 
 def test_lines_are_written_at_a_flush_and_when_a_batch_is_full():
     written = []
-    log = AccessLog(written.append)
+    log = AccessLog("request answered", ("request",), written.append)
 
-    log.add("request answered", request="id-1")
+    log.add("id-1")
     assert written == []
     log.flush()
     for number in range(BATCH):
-        log.add("request answered", request=number)
+        log.add(number)
 
     assert [text.count("\n") for text in written] == [1, BATCH]
     assert written[0].endswith('level=info event="request answered" request=id-1\n')
@@ -63,9 +63,9 @@ def test_a_write_that_fails_loses_its_lines_and_no_request(failure):
         if len(written) == 1:
             raise failure
 
-    log = AccessLog(write)
+    log = AccessLog("request answered", ("request",), write)
     for number in range(BATCH + 1):
-        log.add("request answered", request=number)
+        log.add(number)
     log.flush()
 
     assert [text.count("\n") for text in written] == [BATCH, 1]

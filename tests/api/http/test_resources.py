@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from api.node import SERVICE, ScriptedWorker
+from api.node import SERVICE, Node, ScriptedWorker, api_node
 from lab.parts import eventually
 
 from aima_core.domain.ids import HostName, InstanceId
@@ -26,6 +28,21 @@ PATHS = {
     "/openapi.json": "GET, HEAD, OPTIONS",
     "/docs": "GET, HEAD, OPTIONS",
 }
+
+
+@pytest.fixture(scope="module")
+def described() -> dict[str, Any]:
+    """The first node's description of the API: making it takes a second of a core, and it is the same of every node."""
+    return {}
+
+
+@pytest.fixture
+def node(redis_url: str, described: dict[str, Any]) -> Iterator[Node]:
+    with api_node(redis_url) as node:
+        app = node.server.config.app
+        app.openapi = described.setdefault("openapi", app.openapi)
+        app.state.docs = described.setdefault("docs", app.state.docs)
+        yield node
 
 
 @pytest.mark.parametrize(("path", "allow"), PATHS.items())

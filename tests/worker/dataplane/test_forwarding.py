@@ -21,6 +21,12 @@ def running(tmp_path_factory) -> Iterator[DataplaneUnderTest]:
         yield plane
 
 
+@pytest.fixture(autouse=True)
+def no_idle_connections(running) -> Iterator[None]:
+    yield
+    running.engine.hang_up()
+
+
 def test_a_request_reaches_its_engine_as_it_was_sent_without_the_token(running):
     sent = {**running.headers(), "X-Request-Id": "r-1", "Content-Type": "application/json"}
 

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from lab.dataplane import API_NODE, HOST, INSTANCE, DataplaneUnderTest
-from lab.parts import eventually, free_port
+from lab.parts import eventually, free_port, runs
 
 from aima_core.settings import Settings
 from aima_worker.dataplane.files import directory_of
@@ -58,7 +58,7 @@ def supervised(tmp_path) -> Iterator[Supervised]:
 def test_a_killed_data_plane_is_started_again(supervised):
     supervised.first.kill()
 
-    assert eventually(lambda: not _runs(supervised.first) and supervised.listens(), within=STARTED)  # in this order
+    assert eventually(lambda: not runs(supervised.first) and supervised.listens(), within=STARTED)  # in this order
     assert supervised.request(f"/i/{INSTANCE}/echo")[0] == 200
 
 
@@ -74,8 +74,4 @@ def test_the_data_plane_of_a_killed_worker_serves_its_streams_to_their_end_and_e
     assert stream.read(9) == b"data: x\n\n"
     stream.close()
     carried.close()
-    assert eventually(lambda: not _runs(supervised.first))
-
-
-def _runs(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    assert eventually(lambda: not runs(supervised.first))

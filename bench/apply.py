@@ -18,12 +18,12 @@ from aima_core.redis import keys
 from aima_core.redis.connection import command_link
 from aima_core.store.operations import now
 from aima_core.store.services import ServiceStore
-from bench.comparison import Bounded, Result
+from bench.comparison import Bounded, Result, size
 from bench.installation import Installation, installation
 
 ROUNDS = 15
 NEEDS = ("redis",)
-SERVICES, HOSTS = 100, 10
+SERVICES, HOSTS = size(100), 10
 AT_MOST_SECONDS = 1
 UNCHANGED = f"{SERVICES} documents: {SERVICES} unchanged."
 

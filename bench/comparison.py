@@ -40,6 +40,11 @@ def size(full: int) -> int:
     return full // 10 if os.environ.get(SMALL) else full
 
 
+def span(full: float) -> float:
+    """Seconds of a measurement, likewise a tenth."""
+    return full / 10 if os.environ.get(SMALL) else full
+
+
 @dataclass(frozen=True)
 class RatioAtMost:
     most: float

@@ -25,7 +25,7 @@ from bench.installation import Installation, cpu_seconds, installation
 
 ROUNDS = 11
 NEEDS = ("redis",)
-EVENTS = 100
+EVENTS = size(100)
 """Events to one follower, one at a time."""
 CROWD = size(1000)
 EVENTS_TO_CROWD = 10

@@ -11,7 +11,7 @@ import time
 import redis
 
 from aima_core.redis import keys
-from bench.comparison import Bounded, Comparison, RatioAtMost, Result, size, take_turns
+from bench.comparison import Bounded, Comparison, RatioAtMost, Result, size, span, take_turns
 from bench.crowd import seconds_for
 from bench.fleet_load import load_of
 from bench.idle import idle_worker
@@ -20,9 +20,9 @@ from bench.installation import cpu_seconds, installation
 ROUNDS = 5
 NEEDS = ("redis",)
 HOSTS = size(1000)
-SETTLES_SECONDS = 5.0
-LOOK_SECONDS = 5.0
-IDLE_SECONDS = 6.0
+SETTLES_SECONDS = span(5)
+LOOK_SECONDS = span(5)
+IDLE_SECONDS = span(6)
 """Per round: an idle worker is rarely active."""
 MOST_PERCENT = 10
 

@@ -20,10 +20,10 @@ from lab.redis_server import RedisServer
 
 from aima_core.redis.connection import command_link
 from aima_core.store.hosts import HostStore
-from bench.comparison import Bounded, Result
+from bench.comparison import Bounded, Result, span
 from bench.installation import STARTS_WITHIN, own_redis, process, settings_of
 
-SETTLES_SECONDS = 5
+SETTLES_SECONDS = span(5)
 MOST_MB = 75
 MOST_COMMANDS = 2
 """Per second."""

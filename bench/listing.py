@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from aima_core.domain.ids import HostName, InstanceId, ServiceId
 from aima_core.domain.services import Desired, Instance, InstanceState, Service
@@ -16,7 +18,7 @@ from aima_core.trust.keys import KeyRing, SigningKey
 from aima_core.trust.records import SignedService
 from bench.comparison import Bounded, Comparison, RatioAtMost, Result, size, take_turns
 from bench.crowd import seconds_for
-from bench.installation import SIGNING_KEY, installation
+from bench.installation import SIGNING_KEY, installation, own_redis
 
 ROUNDS = 31
 NEEDS = ("redis",)
@@ -24,7 +26,7 @@ PAGE = 100
 MANY = size(10_000)
 FLAT = 1.2
 """The tolerance against a page from few services."""
-HOSTS, LEASES_EACH = 50, 100
+HOSTS, LEASES_EACH = 50, size(100)
 _KEY = SigningKey(SIGNING_KEY)
 
 
@@ -33,15 +35,19 @@ def measure(rounds: int) -> list[Result]:
 
 
 def _services(rounds: int) -> list[Comparison]:
-    with installation(hosts=1) as many, installation(hosts=1) as few:
+    with (
+        installation(hosts=1) as many,
+        TemporaryDirectory(prefix="aima-bench-") as directory,
+        own_redis(Path(directory)) as few,
+    ):
         _fill(many.redis_url, MANY)
-        _fill(few.redis_url, PAGE)
+        _fill(few.url, PAGE)
         seconds = take_turns(
             rounds,
             {
                 "store": _timed(_page_of(many.redis_url)),
                 "HTTP": lambda: seconds_for(f"{many.url}/v1/services", times=1, status=200),
-                "few": _timed(_page_of(few.redis_url)),
+                "few": _timed(_page_of(few.url)),
                 "bare": _timed(_bare(many.redis_url)),
             },
         )

@@ -25,13 +25,13 @@ from aima_core.store.operations import now
 from aima_core.store.services import ServiceStore
 from aima_core.trust.keys import KeyRing, SigningKey
 from aima_core.trust.records import SignedService
-from bench.comparison import Bounded, Result
+from bench.comparison import Bounded, Result, size
 from bench.crowd import seconds_for
 from bench.installation import SIGNING_KEY, installation
 
 ROUNDS = 15
 NEEDS = ("redis",)
-PLANNED, HOSTS, INSTANCES = 50, 50, 5000
+PLANNED, HOSTS, INSTANCES = size(50), 50, size(5000)
 AT_MOST_SECONDS = 0.3
 _PATH = "/v1/services:plan"
 _KEY = SigningKey(SIGNING_KEY)

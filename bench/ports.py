@@ -17,16 +17,16 @@ import redis
 from aima_core.domain.ids import HostName, InstanceId, ServiceId
 from aima_core.redis.connection import command_link
 from aima_core.store.ports import PortStore
-from bench.comparison import Bounded, Comparison, RatioAtMost, Result, Turn, take_turns
+from bench.comparison import Bounded, Comparison, RatioAtMost, Result, Turn, size, take_turns
 from bench.contending import PROCESSES, Contenders, contenders
 from bench.installation import own_redis
 
 ROUNDS = 21
 NEEDS = ("redis",)
 HOST = HostName("bench")
-PORTS = range(20000, 21000)
-TAKEN = (0, 500, 999)
-LEASES = 200
+PORTS = range(20000, 20000 + size(1000))
+TAKEN = (0, len(PORTS) // 2, len(PORTS) - 1)
+LEASES = size(200)
 """Sequentially."""
 GOAL = RatioAtMost(1.3)
 

@@ -18,12 +18,12 @@ from docker.errors import ImageNotFound
 from lab.images import layered_image
 from lab.registry import registry
 
-from bench.comparison import Comparison, RatioAtMost, take_turns
+from bench.comparison import Comparison, RatioAtMost, size, take_turns
 from bench.installation import HOST, Installation, installation
 
 ROUNDS = 7
 NEEDS = ("docker", "registry", "redis")
-LAYERS = (48 << 20,) * 4
+LAYERS = (size(48 << 20),) * 4
 """Bytes."""
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import fakeredis
 import pytest
+from hypothesis import settings
 from lab.available import why_not
 from lab.leaks import no_container_of, nothing_held, odd_keys_of, open_what_lasts, remove_networks
 from lab.parts import missing
+from lab.plain_logs import log_plainly
 from lab.redis_server import RedisServer, redis_program
 from lab.sharing import at_work
 
@@ -20,6 +22,8 @@ from aima_core.redis.connection import RedisClient, command_link
 
 PARTS = ("docker", "registry", "redis")
 SHARE_THE_ENGINE = {"docker", "registry"}
+EXAMPLES, EXAMPLES_IN_LONG_RUNS = 40, 200
+"""Of each property that Hypothesis tests."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,6 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "alone: counts what the Docker Engine has; no other test works with it meanwhile"
     )
+    settings.register_profile("aima", max_examples=EXAMPLES_IN_LONG_RUNS if config.getoption("--long") else EXAMPLES)
+    settings.load_profile("aima")
+    log_plainly()
     for name in [name for name in os.environ if name.startswith("AIMA_")]:
         del os.environ[name]  # the settings of the caller must not reach the tests
 
@@ -64,10 +71,15 @@ def balanced(items: list[pytest.Item], *, workers: int) -> list[pytest.Item]:
     exclusive = {item.path for item in items if "alone" in marks_of(item)}
     sharing = [item for item in items if marks_of(item) & SHARE_THE_ENGINE or item.path in exclusive]
     others = [item for item in items if not marks_of(item) & SHARE_THE_ENGINE and item.path not in exclusive]
-    sharing.sort(key=lambda item: (item.path not in exclusive, "hosts" not in item.path.parts, not is_slow(item)))
+    sharing.sort(key=lambda item: (item.path not in exclusive, *on_hosts(item), not is_slow(item)))
     others.sort(key=lambda item: not is_slow(item))
     first = len(items) // workers
     return others[:first] + sharing + others[first:]
+
+
+def on_hosts(item: pytest.Item) -> tuple[bool, bool]:
+    """Sorts the tests with several hosts first, and of them last those that share hosts, which end with the others."""
+    return "hosts" not in item.path.parts, "shared_fleet" in getattr(item, "fixturenames", ())
 
 
 def is_slow(item: pytest.Item) -> bool:

@@ -25,7 +25,7 @@ OPEN_STREAMS = 1000
 MOST_ADDED, MOST_P99 = timedelta(milliseconds=0.8), timedelta(milliseconds=3)
 MOST_DATAPLANE = timedelta(milliseconds=0.5)
 MOST_PER_REQUEST, MOST_PER_CHUNK, MOST_MEMORY = 0.35, 30, 200
-OF_VLLM_ROUTER, OF_LITELLM, OF_BARE = 0.4, 8, 2
+OF_VLLM_ROUTER, CHUNKS_OF_VLLM_ROUTER, OF_LITELLM, OF_BARE = 0.4, 0.6, 8, 1.5
 
 
 @dataclass
@@ -97,11 +97,22 @@ def judged(ways: dict[str, Way]) -> Iterator[Result]:
     yield Bounded("CPU per chunk", _times(ours.per_chunk, 1e6), "µs", most=MOST_PER_CHUNK)
     bare = ways["bare proxy"]
     what = "against a proxy of a few lines with the same libraries"
+    for each, its, alone in (
+        ("plain", "plain", (ours, direct)),
+        (f"a stream of {TOKENS} chunks", "stream", (ours, direct)),
+        (f"p99 of {STREAMS} streams at once", "crowd", (ours, direct)),
+        ("plain, by the data plane", "plain", (far, ours)),
+    ):
+        theirs = _added(its, bare, direct)
+        yield Comparison(f"time added, {each}, {what}", _added(its, *alone), theirs, RatioAtMost(OF_BARE))
     yield Comparison(f"CPU per request, {what}", ours.per_request, bare.per_request, RatioAtMost(OF_BARE))
     yield Comparison(f"CPU per chunk, {what}", ours.per_chunk, bare.per_chunk, RatioAtMost(OF_BARE))
     for name, goal in (("vllm-router", RateAtLeast(OF_VLLM_ROUTER)), ("LiteLLM", RateAtLeast(OF_LITELLM))):
         if name in ways:
             yield Comparison(f"requests per core, against {name}", ours.per_request, ways[name].per_request, goal)
+    if router := ways.get("vllm-router"):
+        goal = RateAtLeast(CHUNKS_OF_VLLM_ROUTER)
+        yield Comparison("chunks per core, against vllm-router", ours.per_chunk, router.per_chunk, goal)
     for name, way in ways.items():
         if way is not ours and way is not direct and way is not far:
             yield from _reported(name, way, direct)
@@ -109,15 +120,15 @@ def judged(ways: dict[str, Way]) -> Iterator[Result]:
 
 def _reported(name: str, way: Way, direct: Way) -> Iterator[Result]:
     """A rival's figures."""
-    for what, its, bare in (
-        ("plain, added", way.plain, direct.plain),
-        ("stream, added", way.stream, direct.stream),
-        ("streams at once, p99, added", way.crowd, direct.crowd),
-    ):
-        added = [one - other for one, other in zip(its, bare, strict=True)]
-        yield Bounded(f"{name}: {what}", _times(added, 1e3), "ms")
+    for what, its in (("plain", "plain"), ("stream", "stream"), ("streams at once, p99", "crowd")):
+        yield Bounded(f"{name}: {what}, added", _times(_added(its, way, direct), 1e3), "ms")
     yield Bounded(f"{name}: CPU per request", _times(way.per_request, 1e3), "ms")
     yield Bounded(f"{name}: CPU per chunk", _times(way.per_chunk, 1e6), "µs")
+
+
+def _added(figure: str, way: Way, before: Way) -> list[float]:
+    """Seconds in each round."""
+    return [one - other for one, other in zip(getattr(way, figure), getattr(before, figure), strict=True)]
 
 
 def memory_of_open_streams(way: Way) -> Bounded:

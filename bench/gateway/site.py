@@ -182,7 +182,16 @@ def running_site(*, engines: int = 1) -> Iterator[Site]:
 def _dataplane(directory: Path, engine: EngineProcess) -> Iterator[str]:
     files, port = directory / "dataplane", free_port()
     keys = (SigningKey(SIGNING_KEY).public,)
-    Config(host=HostName(HOSTS[0]), bind="127.0.0.1", port=port, keys=keys, connections=4096).save(files)
+    config = Config(
+        host=HostName(HOSTS[0]),
+        bind="127.0.0.1",
+        port=port,
+        keys=keys,
+        connections=4096,
+        models=directory / "models",
+        uploads=1,
+    )
+    config.save(files)
     EngineAddresses(files).put(_FAR, "127.0.0.1", engine.port, fence=1)
     program = [sys.executable, "-m", "aima_worker.dataplane", str(files)]
     with process(program, os.environ, log=directory / "dataplane.log"):

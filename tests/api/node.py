@@ -8,17 +8,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from importlib.metadata import version
 from itertools import count
+from pathlib import Path
 from queue import Empty
 from threading import Thread
+from types import FunctionType, SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import httpx2
+import uvicorn.server
 from lab.commands import KEYS, SIGNING_KEY
 from lab.parts import eventually
 
 from aima_api.app import Server, create_app
+from aima_api.catalog import loader
 from aima_api.controllers.failure_detector import VisibilityWindow
 from aima_api.controllers.loop import ControllerLoop
 from aima_core.domain.hosts import HostFacts
@@ -85,14 +91,35 @@ class Node:
             return list(stream)
 
 
-class PromptServer(Server):
-    """Notices within 10 ms that it should exit; uvicorn looks every 100 ms."""
+async def _briefly(_: float) -> None:
+    await asyncio.sleep(0.01)
 
-    async def main_loop(self) -> None:
-        for tick in count():
-            if await self.on_tick(tick):
-                return
-            await asyncio.sleep(0.01)
+
+_PROMPT = vars(uvicorn.server) | {"asyncio": SimpleNamespace(**vars(asyncio) | {"sleep": _briefly})}
+
+
+def _prompt(method: Any) -> Any:
+    """The method with another `asyncio.sleep`."""
+    return FunctionType(method.__code__, _PROMPT, method.__name__, method.__defaults__)
+
+
+class _Prompt(uvicorn.Server):
+    main_loop = _prompt(uvicorn.Server.main_loop)
+    shutdown = _prompt(uvicorn.Server.shutdown)
+    _wait_tasks_to_complete = _prompt(uvicorn.Server._wait_tasks_to_complete)
+
+
+class PromptServer(Server, _Prompt):
+    """Looks every 10 ms whether it should exit, and whether its connections are closed; uvicorn every 100 ms."""
+
+
+_read_all = loader._read_all
+_read_once = cache(_read_all)
+
+
+def read_shipped_once(root: Path) -> list[Any]:
+    """The shipped files do not change, and reading them is most of the start of a node."""
+    return [*_read_once(root)] if root == loader.SHIPPED else _read_all(root)
 
 
 @contextmanager
@@ -100,7 +127,8 @@ def api_node(redis_url: str, *, trust: Mapping[str, Any] | None = None, **api: A
     """`trust` are its keys in place of the tests' own."""
     own = trust or {"signing_key": SIGNING_KEY}
     settings = Settings.model_validate({"redis": {"url": redis_url}, "api": {"port": 0, **api}, **own})
-    server = PromptServer(create_app(settings), settings)
+    with patch.object(loader, "_read_all", read_shipped_once):
+        server = PromptServer(create_app(settings), settings)
     thread = Thread(target=server.run, name="api node")
     thread.start()
     assert eventually(lambda: server.started or not thread.is_alive())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from random import Random
@@ -55,17 +56,20 @@ class Adversary:
         return self.random.choice(sequence)
 
 
-def played(adversary: Adversary, *, duration: timedelta, seed: int) -> list[str]:
-    """The violations, of an attack while the owner works, and of the time after it. Writes the log."""
-    stage = adversary.stage
+def played(*adversaries: Adversary, duration: timedelta, seed: int) -> list[str]:
+    """The violations, of attacks at once while the owner works, and of the time after them. Writes the logs."""
+    stage = adversaries[0].stage
     try:
         with stage.owner_at_work(seed):
-            adversary.attack(duration)
-            found = stage.violations_of_memory() + _blunt(adversary)
-            adversary.withdraw()
+            with ThreadPoolExecutor(len(adversaries), thread_name_prefix="adversary") as threads:
+                list(threads.map(lambda each: each.attack(duration), adversaries))
+            found = stage.violations_of_memory() + [problem for each in adversaries for problem in _blunt(each)]
+            for each in adversaries:
+                each.withdraw()
         return [*found, *stage.violations(), *stage.denials(), *stage.violations()]
     finally:
-        written_to(adversary, stage.directory, seed)
+        for each in adversaries:
+            written_to(each, stage.directory, seed)
 
 
 def _blunt(adversary: Adversary) -> list[str]:

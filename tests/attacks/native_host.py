@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,6 +21,7 @@ from api.catalog.entries import write
 from lab.api_process import ApiProcess
 from lab.commands import SIGNING_KEY
 from lab.fleet import fleet_engine
+from lab.forked import Process, launch
 from lab.parts import eventually, free_port, missing
 
 from aima_worker.runtimes.process.disk import remove_tree
@@ -176,7 +175,7 @@ class NativeHosts:
             "AIMA_NATIVE__DISK": f"{DISK}B",
             **settings,
         }
-        self.workers: dict[str, subprocess.Popen[bytes]] = {}
+        self.workers: dict[str, Process] = {}
 
     def start_worker(self, name: str = "alpha") -> None:
         own = {
@@ -186,9 +185,7 @@ class NativeHosts:
             "AIMA_NATIVE__USERS": f"{USERS[name][0]}-{USERS[name][-1]}",
         }
         with (self.directory / f"{name}.log").open("ab") as log:
-            self.workers[name] = subprocess.Popen(
-                [sys.executable, "-m", "aima_worker"], env=self.environment | own, stdout=log, stderr=log
-            )
+            self.workers[name] = launch("aima_worker", env=self.environment | own, stdout=log, stderr=log)
         assert eventually(lambda: bool(self.get(f"hosts/{name}").get("live")), within=WITHIN), self.log()
 
     def stop_worker(self, name: str = "alpha") -> None:
@@ -297,7 +294,8 @@ def processes() -> list[psutil.Process]:
 def kill_all() -> None:
     for _ in range(100):
         for process in processes():
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         if not processes():
             return
 

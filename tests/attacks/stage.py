@@ -84,8 +84,8 @@ class AttackStage:
         self.mishaps: list[str] = []
         self.others_may: Literal["operate", "admin"] | None = None
         """What the adversary may do: start what the catalog offers on any host; or run any image."""
-        self._until = {"operate": 0.0, "admin": 0.0}
-        """When what such an adversary had done was undone."""
+        self._of_others: dict[str, set[str]] = {"operate": set(), "admin": set()}
+        """The operations that such an adversary has requested: whoever writes in Redis may repeat them later."""
         self.secrets = [ADMIN_KEY, gateway.key]
         """Keys that must reach no forger."""
         infer = self.owner.post("/v1/keys", json={"name": "applications", "scopes": ["infer"]}).json()["key"]
@@ -94,6 +94,11 @@ class AttackStage:
             base_url=gateway.url, headers={"Authorization": f"Bearer {infer}"}, timeout=20, trust_env=False
         )
         self._enough = Flag()
+        self._before = self._held()
+
+    def begin(self) -> None:
+        """Before another adversary acts: what has been found is not of it, and leaks are those from here on."""
+        self.mishaps.clear()
         self._before = self._held()
 
     # The owner --------------------------------------------------------------------------------------------------
@@ -209,12 +214,12 @@ class AttackStage:
         return [(host, each) for process in live for host, many in process.created().items() for each in many]
 
     def _not_asked(self, host: str, created: Mapping[str, Any]) -> str | None:
-        if self._others_may("admin", created["at"]):
+        if self._others_may("admin", created["operation"]):
             return None
         service, command = created["service"], list(created["command"])
         if created["image"] != IMAGE or created["mounts"] or command[:2] != ["serve", "--size"]:
             return f"{host} ran what no engine of the catalog is: {created}"
-        if self._others_may("operate", created["at"]):
+        if self._others_may("operate", created["operation"]):
             return None
         if command[2] not in self.asked.arguments[service]:
             return f"{host} ran what the owner never asked for: {created}"
@@ -225,8 +230,8 @@ class AttackStage:
             return f"{host} ran the start {created['operation']} again {created['at'] - stopped:.1f} s after its stop"
         return None
 
-    def _others_may(self, scope: str, at: float) -> bool:
-        return self.others_may in (scope, "admin") or at < max(self._until[scope], self._until["admin"])
+    def _others_may(self, scope: str, operation: str) -> bool:
+        return self.others_may in (scope, "admin") or operation in self._of_others[scope] | self._of_others["admin"]
 
     def violations_of_memory(self) -> list[str]:
         """Also while the adversary holds on to what it has opened."""
@@ -281,7 +286,7 @@ class AttackStage:
         if scope == "admin":
             pulls = self._request("/v1/images:pull", {"image": IMAGE, "hosts": [*HOSTS]})
             self._ended(pulls, within=RECOVERS_WITHIN)
-        self._until[scope] = time.time()
+        self._of_others[scope] |= {each["id"] for each in self._listed("operations")} - self.asked.starts.keys()
         self.others_may = None
 
     def _listed(self, what: str, **having: str) -> list[dict[str, Any]]:
@@ -335,7 +340,7 @@ def attack_stage(server: RedisServer, directory: Path) -> Iterator[AttackStage]:
         for service in SERVICES:
             assert stage._lives(service), service
         assert stage.set_alias() and stage._models_are_listed() and stage._plane_serves()
-        stage._before = stage._held()
+        stage.begin()
         yield stage
 
 

@@ -14,6 +14,7 @@ from api.conftest import node, worker  # noqa: F401 fixtures
 from api.node import ScriptedWorker
 from core.redis.conftest import a_redis, asked_of, hosts_of, redis_server_program  # noqa: F401 fixtures
 from lab.commands import SIGNING_KEY, a_start_of, a_stop_of, enqueue_signed
+from lab.forked import launch
 from lab.parts import eventually
 from worker.conftest import desk, model_root, runtime, settings, timings, worker_environment  # noqa: F401 fixtures
 
@@ -404,9 +405,7 @@ def process(worker_environment, own_redis, tmp_path):  # noqa: F811
     """A worker process, and its log."""
     log = tmp_path / "worker.log"
     with log.open("ab") as file:
-        started = subprocess.Popen(
-            [sys.executable, "-m", "aima_worker"], env=worker_environment, stdout=file, stderr=file
-        )
+        started = launch("aima_worker", env=worker_environment, stdout=file, stderr=file)
     assert eventually(lambda: is_consuming(own_redis), within=ENDS_WITHIN), log.read_text()
     yield started, log
     started.kill()
@@ -451,18 +450,16 @@ def test_a_worker_restarted_under_a_forged_session_keeps_trying_and_a_second_one
 ):
     worker, log = process  # noqa: F811
     second = {**worker_environment, "AIMA_STATE_DIR": str(tmp_path / "second")}
-    refused = subprocess.run([sys.executable, "-m", "aima_worker"], env=second, capture_output=True, timeout=60)
+    refused = launch("aima_worker", env=second, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait(60)
     worker.kill()
     worker.wait()
     link = command_link(own_redis.url)
     link.hset(keys.HOSTS_SESSIONS, "alpha", "evil session")
 
     with log.open("ab") as file:
-        again = subprocess.Popen(
-            [sys.executable, "-m", "aima_worker"], env=worker_environment, stdout=file, stderr=file
-        )
+        again = launch("aima_worker", env=worker_environment, stdout=file, stderr=file)
 
-    assert refused.returncode == 35
+    assert refused == 35
     assert eventually(lambda: retries_join(link, log), within=ENDS_WITHIN), log.read_text()
     assert again.poll() is None
     again.send_signal(signal.SIGTERM)

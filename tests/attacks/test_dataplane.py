@@ -37,6 +37,12 @@ def plane(tmp_path_factory) -> Iterator[DataplaneUnderTest]:
         yield running
 
 
+@pytest.fixture(autouse=True)
+def no_idle_connections(plane: DataplaneUnderTest) -> Iterator[None]:
+    yield
+    plane.engine.hang_up()
+
+
 def reached(plane: DataplaneUnderTest) -> int:
     return len(plane.engine.heads)
 

@@ -36,7 +36,7 @@ MOST_LOG = 160 << 20
 """Bytes of a container's log files."""
 HEARTBEAT_MISSED_AFTER = 10.0
 """Seconds without a heartbeat, which is sent every five."""
-WITHIN = timedelta(seconds=30)
+WITHIN = timedelta(seconds=90)
 
 
 def engine_of(kind: str, command: str, **more: Any) -> dict[str, Any]:

@@ -18,18 +18,23 @@ from typing import Any
 import httpx2
 from attacks.adversary import Act, Adversary
 from attacks.stage import ALIAS, HOSTS, SERVICES, TARGETS, AttackStage
+from lab.commands import PUBLIC_KEY, order_of
 from lab.dataplane import GATEWAY, INSTANCE, RecordingEngine, signer
 from lab.parts import eventually
 from pydantic import SecretStr
 
 from aima_api.access.keys import digest_of
 from aima_core.domain.ids import HostName, InstanceId, OperationId, ServiceId
+from aima_core.domain.operations import COMMAND, StartService
 from aima_core.redis import keys
+from aima_core.store.operation_records import operation_from
 from aima_core.trust.keys import SigningKey
+from aima_core.trust.orders import clock_ms
 
 MOST_CAPTURED = 300
 FIRST_ATTEMPT = 100_000
 """Beyond all attempts of the owner's operations."""
+FORGER = SecretStr("the forger's own seed, 0123456789abcdef")
 OF_AN_ATTEMPT = ("cancel", "ended_at", "failure", "host")
 CHANNELS = (keys.EVENTS, "aima:/0.celery.pidbox", "aima:/0.celeryev/worker.heartbeat")
 POISON = (
@@ -64,6 +69,7 @@ class RedisWriter(Adversary):
             (6, self.capture),
             (6, self.replay_record),
             (8, self.forge_operation),
+            (3, self.forge_order),
             (4, self.replay_on_another_host),
             (4, self.replay_message),
             (3, self.mutate_message),
@@ -135,6 +141,22 @@ class RedisWriter(Adversary):
             record[name] = value
         record["state"] = "queued"
         return self._put(self.pick([record["id"], str(uuid.uuid4())]), record)
+
+    def forge_order(self) -> str:
+        """Arguments of its own in an order that fits its operation, signed by itself as if by the trusted key."""
+        starts = [each for each in self._captured or [self._record()] if each.get("kind") == "start"]
+        if not starts:
+            return "no start was captured"
+        record, id = dict(self.pick(starts)), str(uuid.uuid4())
+        command = COMMAND.validate_json(record["command"])
+        assert isinstance(command, StartService)
+        size = {"size": 10_000 + self.random.randrange(1000)}  # beyond what the owner asks for
+        command = command.model_copy(update={"engine": command.engine.model_copy(update={"arguments": size})})
+        record |= {"state": "queued", "command": command.model_dump_json(), "fence": str(clock_ms() + 1000)}
+        operation = operation_from(OperationId(id), {k: v for k, v in record.items() if k != "id"})
+        order = order_of(operation, command, key=FORGER)
+        record |= {"order": order.text, "signature": f"{PUBLIC_KEY.key_id}.{order.signature.partition('.')[2]}"}
+        return self._put(id, record)
 
     def replay_message(self) -> str:
         queue, text = self._message()
@@ -292,7 +314,7 @@ class RedisWriter(Adversary):
     def send_a_captured_token(self) -> str:
         """Tokens that a gateway has sent to a forged data plane open no engine of another host."""
         tokens = {token for head in self._trap.heads for token in re.findall(rb"(?i)authorization: Bearer (\S+)", head)}
-        tokens |= {signer(SigningKey(SecretStr("the forger's own seed, 0123456789abcdef"))).token(INSTANCE).encode()}
+        tokens |= {signer(SigningKey(FORGER)).token(INSTANCE).encode()}
         token = self.pick(sorted(tokens)).decode()
         status, _, _ = self.stage.plane.request(f"/i/{INSTANCE}/echo", headers={"Authorization": f"Bearer {token}"})
         if status != 401:
@@ -322,7 +344,6 @@ class RedisWriter(Adversary):
         if self._messages and self.random.random() < 0.5:
             return self.pick(self._messages)
         from aima_core.queue.notifier import encode_message
-        from aima_core.store.operation_records import operation_from
 
         record = self._record()
         operation = operation_from(OperationId(record["id"]), {k: v for k, v in record.items() if k != "id"})
@@ -342,7 +363,6 @@ class RedisWriter(Adversary):
         queue = fields.get("queue", "")
         try:
             from aima_core.queue.notifier import encode_message
-            from aima_core.store.operation_records import operation_from
 
             text = encode_message(operation_from(OperationId(id), fields), queue)
         except Exception as unreadable:  # noqa: BLE001 the record alone is the forgery then

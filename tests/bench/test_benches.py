@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,24 +17,88 @@ import docker
 import psutil
 import pytest
 from lab.images import references
-from lab.parts import eventually
+from lab.parts import eventually, runs
 
 from bench.comparison import SMALL
 from bench.contending import PROCESSES
+from bench.gateway.clients import MODEL, Load, answers_to
+from bench.gateway.site import FAR_MODEL, running_site
 
 ROOT = Path(__file__).resolve().parents[2]
+SEVERAL = pytest.mark.timeout(400)
+"""For benches one after another, or at once."""
 BESIDE_RSYNC = ("3 hosts from a fourth, against one rsync", "3 hosts from a fourth, against rsync in turn")
 BESIDE_BITTORRENT = ("3 hosts from a fourth, against BitTorrent", "3 hosts over the uplink, against BitTorrent")
-
-
-def test_the_command_line_is_measured() -> None:
-    ran = _bench("cli", "--rounds", "1")
-
-    heading, *rows = ran.stdout.splitlines()
-
-    assert heading.split() == ["what", "ours", "theirs", "ratio", "figure", "goal"]
-    assert [row.partition(",")[0] for row in rows] == ["aima --help", "aima service list"]
-    assert all(row.endswith("met") for row in rows)
+PLANNED = "plan of 5 services, 50 hosts with 500 instances:"
+KILLED = "worker killed in a start, and"
+ROWS = {
+    "cli": ("aima --help, against python -c pass", "aima service list, against python -c pass"),
+    "start": (
+        "start, against docker run -d",
+        "start, against two SDK calls",
+        "start, against one without signatures",
+    ),
+    "pull": ("pull, against docker pull",),
+    "submit": (
+        "50 starts, against an apply_async loop",
+        "50 starts, against Flower's async-apply",
+        "50 starts of stopped services, against new ones",
+        "100 instances in one request, against an apply_async loop",
+    ),
+    "list": (
+        "list 100 of 1000, against 100 JSON values bare",
+        "list 100 of 1000 over HTTP, against 100 JSON values bare",
+        "list 100 of 1000, against 100 of 100",
+        "list 500 port leases of 50 hosts over HTTP",
+    ),
+    "ports": (
+        *(f"20 port leases with {taken} of 100 taken, against SET NX EX" for taken in (0, 50, 99)),
+        f"100 port leases by {PROCESSES} processes, against SET NX EX",
+        "port leases per second by these processes",
+        "ports that two of them got",
+    ),
+    "apply": ("aima apply of 10 unchanged services",),
+    "plan": tuple(f"{PLANNED} {each}" for each in ("unchanged 5", "recreate 5", "unchanged 250", "recreate 250")),
+    "events": (
+        "event from worker to follower over HTTP, against publish to subscriber",
+        "event to 100 followers of one operation, p99",
+        "the API node's CPU for each of these",
+        "events of these that a follower missed, or had twice",
+    ),
+    "recovery": tuple(
+        f"{KILLED} {case}: {what}"
+        for case in ("back at once", "another host's goes on")
+        for what in ("ready after", "of it waiting for leases")
+    ),
+    "hosts": (
+        "100 idle hosts: a core of Redis",
+        "100 idle hosts: commands, those in scripts too",
+        "GET /v1/hosts with 100, against HGETALL",
+        "idle worker: memory (RSS)",
+        "idle worker: Redis commands",
+    ),
+    "sharing": (
+        "3 hosts, over the uplink",
+        "3 hosts, bytes over the uplink ÷ size",
+        "6 hosts, over the uplink",
+        "3 hosts, from a fourth",
+    ),
+    "models": (
+        "3 hosts over the uplink, against one curl",
+        "3 hosts: bytes over the uplink ÷ size",
+        "3 hosts from a fourth, against one curl",
+        *(BESIDE_RSYNC if shutil.which("rsync") else ()),
+        *(BESIDE_BITTORRENT if shutil.which("aria2c") else ()),
+        "CPU to receive and verify, on the LAN",
+        "CPU to send, on the LAN",
+        "CPU to receive and verify, over the uplink",
+        "CPU to send, over the uplink",
+        "verification, against sha256sum",
+        "killed at 90 %: fetched again ÷ size",
+    ),
+}
+MET = ("ports that two of them got", "events of these that a follower missed")
+"""Rows whose goal holds at any size."""
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
@@ -47,186 +112,63 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
     )
 
 
-@pytest.mark.docker
+@SEVERAL
 @pytest.mark.redis
 @pytest.mark.slow
-def test_a_start_is_measured_and_no_container_is_left_behind() -> None:
-    ran = _bench("start", "--rounds", "1")
-
-    rows = ran.stdout.splitlines()[1:]
-
-    assert [row.split("  ")[0] for row in rows] == [
-        "start, against docker run -d",
-        "start, against two SDK calls",
-        "start, against one without signatures",
-    ]
-    with closing(docker.from_env()) as engine:
-        assert engine.containers.list(all=True, filters={"label": "aima.host=bench"}) == []
+@pytest.mark.parametrize(
+    "names",
+    [("cli", "submit", "list", "ports"), ("sharing", "apply", "plan", "events", "hosts")],
+    ids=" ".join,
+)
+def test_benches_on_redis_print_a_table(names: tuple[str, ...]) -> None:
+    _assert_table(_bench(*names, "--rounds", "1"), *names)
 
 
+@SEVERAL
+@pytest.mark.redis
+@pytest.mark.slow
+def test_benches_that_wait_most_of_the_time_print_a_table() -> None:
+    """At once: the one waits for leases, the other for the links of its hosts."""
+    names = ("recovery", "models")
+
+    with ThreadPoolExecutor(len(names)) as threads:
+        ran = list(threads.map(lambda name: _bench(name, "--rounds", "1", AIMA_API__MOVE_AFTER="5s"), names))
+
+    for name, each in zip(names, ran, strict=True):
+        _assert_table(each, name)
+
+
+@SEVERAL
 @pytest.mark.docker
 @pytest.mark.registry
 @pytest.mark.redis
 @pytest.mark.slow
-def test_a_pull_is_measured_and_no_image_is_left_behind() -> None:
+def test_a_start_and_a_pull_are_measured_and_neither_container_nor_image_is_left_behind() -> None:
     before = _pulled_images()
 
-    ran = _bench("pull", "--rounds", "1")
+    ran = _bench("start", "pull", "--rounds", "1")
 
-    (row,) = ran.stdout.splitlines()[1:]
-    assert row.startswith("pull, against docker pull  ")
+    assert _names_of(ran.stdout.splitlines()[1:]) == [*ROWS["start"], *ROWS["pull"]]
     assert _pulled_images() <= before
+    with closing(docker.from_env()) as engine:
+        assert engine.containers.list(all=True, filters={"label": "aima.host=bench"}) == []
+
+
+def _assert_table(ran: subprocess.CompletedProcess[str], *names: str) -> None:
+    heading, *rows = ran.stdout.splitlines()
+
+    assert heading.split() == ["what", "ours", "theirs", "ratio", "figure", "goal"]
+    assert _names_of(rows) == [row for name in names for row in ROWS[name]]
+    assert [row for row in rows if row.startswith(MET) and (not row.endswith(" met") or "not met" in row)] == []
+
+
+def _names_of(rows: list[str]) -> list[str]:
+    return [row.split("  ")[0] for row in rows]
 
 
 def _pulled_images() -> set[str]:
     with closing(docker.from_env()) as engine:
         return {reference for reference in references(engine) if "bench/layers" in reference}
-
-
-@pytest.mark.redis
-@pytest.mark.slow
-def test_submissions_are_measured() -> None:
-    ran = _bench("submit", "--rounds", "1")
-
-    rows = ran.stdout.splitlines()[1:]
-
-    assert [row.split(", against ")[1].split("  ")[0] for row in rows] == [
-        "an apply_async loop",
-        "Flower's async-apply",
-        "new ones",
-        "an apply_async loop",
-    ]
-
-
-@pytest.mark.redis
-@pytest.mark.slow
-def test_listings_are_measured() -> None:
-    ran = _bench("list", "--rounds", "1")
-
-    rows = ran.stdout.splitlines()[1:]
-
-    assert [row.split("  ")[0] for row in rows] == [
-        "list 100 of 1000, against 100 JSON values bare",
-        "list 100 of 1000 over HTTP, against 100 JSON values bare",
-        "list 100 of 1000, against 100 of 100",
-        "list 5000 port leases of 50 hosts over HTTP",
-    ]
-
-
-@pytest.mark.redis
-@pytest.mark.slow
-def test_port_leases_are_measured_and_none_is_granted_twice() -> None:
-    ran = _bench("ports", "--rounds", "1")
-
-    rows = ran.stdout.splitlines()[1:]
-
-    assert [row.split(", against ")[0] for row in rows[:4]] == [
-        "200 port leases with 0 of 1000 taken",
-        "200 port leases with 500 of 1000 taken",
-        "200 port leases with 999 of 1000 taken",
-        "1000 port leases by 8 processes",
-    ]
-    assert rows[-1].startswith("ports that two of them got ")
-    assert rows[-1].endswith(" met") and "not met" not in rows[-1]
-
-
-@pytest.mark.redis
-@pytest.mark.slow
-def test_an_apply_that_changes_nothing_is_measured() -> None:
-    ran = _bench("apply", "--rounds", "1")
-
-    (row,) = ran.stdout.splitlines()[1:]
-
-    assert row.startswith("aima apply of 100 unchanged services  ")
-
-
-@pytest.mark.redis
-@pytest.mark.slow
-def test_plans_of_a_large_fleet_are_measured() -> None:
-    ran = _bench("plan", "--rounds", "1")
-
-    rows = ran.stdout.splitlines()[1:]
-
-    fleet = "plan of 50 services, 50 hosts with 5000 instances: "
-    actions = ("unchanged 50", "recreate 50", "unchanged 2500", "recreate 2500")
-    assert [row.split("  ")[0] for row in rows] == [f"{fleet}{each}" for each in actions]
-
-
-@pytest.mark.redis
-@pytest.mark.slow
-def test_events_are_measured_and_many_followers_miss_none() -> None:
-    ran = _bench("events", "--rounds", "1")
-
-    rows = ran.stdout.splitlines()[1:]
-
-    assert [row.split("  ")[0] for row in rows] == [
-        "event from worker to follower over HTTP, against publish to subscriber",
-        "event to 100 followers of one operation, p99",
-        "the API node's CPU for each of these",
-        "events of these that a follower missed, or had twice",
-    ]
-    assert rows[-1].endswith(" met") and "not met" not in rows[-1]
-
-
-@pytest.mark.redis
-@pytest.mark.slow
-def test_the_recovery_of_a_killed_worker_is_measured() -> None:
-    ran = _bench("recovery", "--rounds", "1", AIMA_API__MOVE_AFTER="5s")
-
-    rows = ran.stdout.splitlines()[1:]
-
-    assert [row.split("  ")[0] for row in rows] == [
-        "worker killed in a start, and back at once: ready after",
-        "worker killed in a start, and back at once: of it waiting for leases",
-        "worker killed in a start, and another host's goes on: ready after",
-        "worker killed in a start, and another host's goes on: of it waiting for leases",
-    ]
-
-
-@pytest.mark.redis
-@pytest.mark.slow
-def test_many_hosts_and_an_idle_worker_are_measured() -> None:
-    ran = _bench("hosts", "--rounds", "1")
-
-    rows = ran.stdout.splitlines()[1:]
-
-    assert [row.split("  ")[0] for row in rows] == [
-        "100 idle hosts: a core of Redis",
-        "100 idle hosts: commands, those in scripts too",
-        "GET /v1/hosts with 100, against HGETALL",
-        "idle worker: memory (RSS)",
-        "idle worker: Redis commands",
-    ]
-
-
-@pytest.mark.redis
-def test_the_sharing_of_models_is_simulated() -> None:
-    ran = _bench("sharing", "--rounds", "1")
-
-    assert [row.split("  ")[0] for row in ran.stdout.splitlines()[1:]] == [
-        "3 hosts, over the uplink",
-        "3 hosts, bytes over the uplink ÷ size",
-        "6 hosts, over the uplink",
-        "3 hosts, from a fourth",
-    ]
-
-
-@pytest.mark.redis
-@pytest.mark.slow
-def test_models_reach_hosts_in_namespaces() -> None:
-    ran = _bench("models", "--rounds", "1")
-
-    assert [row.split("  ")[0] for row in ran.stdout.splitlines()[1:]] == [
-        "3 hosts over the uplink, against one curl",
-        "3 hosts: bytes over the uplink ÷ size",
-        "3 hosts from a fourth, against one curl",
-        *(BESIDE_RSYNC if shutil.which("rsync") else ()),
-        *(BESIDE_BITTORRENT if shutil.which("aria2c") else ()),
-        "CPU to receive and verify",
-        "CPU to send",
-        "verification, against sha256sum",
-        "killed at 90 %: fetched again ÷ size",
-    ]
 
 
 def test_a_bench_with_missing_requirements_is_skipped_with_the_reason() -> None:
@@ -257,21 +199,27 @@ with own_redis(Path(sys.argv[1])) as server, elsewhere(subscribe, server.url, "b
 
 
 @pytest.mark.redis
+def test_the_gateway_of_its_bench_serves_directly_and_through_a_data_plane() -> None:
+    with running_site() as site:
+        answers = [answers_to(Load(site.url, model, site.key))[0] for model in (MODEL, FAR_MODEL)]
+
+    assert [answer.status for answer in answers] == [200, 200]
+
+
+@pytest.mark.redis
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_processes_of_a_killed_bench_die_with_it(number: signal.Signals) -> None:
-    _die_with_it(["-m", "bench", "list", "--rounds", "1000"], number, {"redis-server": 1, "aima_api": 1})
+def test_the_processes_of_a_killed_bench_die_with_it(number: signal.Signals, tmp_path: Path) -> None:
+    """A terminated one also removes its directories."""
+    parts = {"redis-server": 1, "aima_api": 1}
+
+    _die_with_it(["-m", "bench", "list", "--rounds", "1000"], number, parts, TMPDIR=str(tmp_path))
+
+    assert number is signal.SIGKILL or list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.redis
 def test_the_processes_of_a_killed_bench_that_import_their_work_die_with_it(tmp_path: Path) -> None:
     _die_with_it(["-c", CONTENDERS, str(tmp_path)], signal.SIGKILL, {"redis-server": 1, "spawn_main": 1 + PROCESSES})
-
-
-@pytest.mark.redis
-def test_a_terminated_bench_removes_its_parts(tmp_path: Path) -> None:
-    _die_with_it(["-m", "bench", "list", "--rounds", "1000"], signal.SIGTERM, {"aima_api": 1}, TMPDIR=str(tmp_path))
-
-    assert list(tmp_path.iterdir()) == []
 
 
 def _die_with_it(arguments: list[str], number: signal.Signals, expected: Mapping[str, int], **environment: str) -> None:
@@ -297,13 +245,15 @@ def _die_with_it(arguments: list[str], number: signal.Signals, expected: Mapping
         bench.wait(60)
         assert eventually(lambda: not _running(started), within=timedelta(seconds=30)), _running(started)
     finally:
-        for process in (bench, *_running(started)):
-            process.kill()
+        bench.kill()
+        for process in _running(started):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         bench.wait()
 
 
 def _running(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [each for each in processes if each.is_running()]
+    return [each for each in processes if runs(each)]
 
 
 def _words_of(process: psutil.Process) -> list[str]:

@@ -24,6 +24,8 @@ from aima_core.redis.connection import command_link
 INSTALLATION = "fleet"
 SHARES = (1, 1, 1, 1, 3, 3)
 """The hosts of each process: a single host counts as lost, several at once as a partition."""
+FEW = (1, 1, 3)
+"""Those of a short run, of which a good part is the start of the processes."""
 SLOTS = 2
 IMAGE = "chaos:1"
 ENGINE = fleet_engine("chaos", image=IMAGE)
@@ -172,7 +174,7 @@ def sure_redis(directory: Path) -> Iterator[RedisServer]:
 
 
 @contextmanager
-def fleet_stage(server: RedisServer, directory: Path) -> Iterator[FleetStage]:
+def fleet_stage(server: RedisServer, directory: Path, *, shares: Sequence[int] = SHARES) -> Iterator[FleetStage]:
     write(directory / "catalog/engines/chaos/chaos-cpu.yaml", ENGINE)
     apis = [
         ApiProcess(server.url, directory, catalog=directory / "catalog", name=f"api-{number}", **SETTINGS)
@@ -183,7 +185,7 @@ def fleet_stage(server: RedisServer, directory: Path) -> Iterator[FleetStage]:
             for api in apis:
                 api.begin()
             number = 0
-            for share in SHARES:
+            for share in shares:
                 hosts = [
                     FakeHost(
                         f"fake-{number + at:02d}",

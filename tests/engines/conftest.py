@@ -66,17 +66,28 @@ class Running:
             return [line.text for line in log]
 
 
+Shared = dict[tuple[object, ...], tuple[str, str]]
+"""The names and URLs of engines that the tests of a file share, by what they were started with."""
+
+
 class Starter:
     """Starts an engine of the catalog on one kind of runtime."""
 
-    def __init__(self, runtime: ContainerRuntime, *, prefix: Path | None = None) -> None:
-        """Native programs are installed below `prefix`; without it, engines run in containers."""
+    def __init__(self, runtime: ContainerRuntime, *, prefix: Path | None = None, shared: Shared | None = None) -> None:
+        """Native programs are installed below `prefix`; without it, engines run in containers.
+
+        An engine in `shared` is not started again.
+        """
         self._runtime = runtime
         self._prefix = prefix
+        self._shared = shared
         self._started: list[str] = []
 
     def __call__(self, engine: str, *, wait: bool = True, **arguments: Scalar) -> Running:
         """Starts the engine, with one thread; waits until it is ready if `wait`."""
+        known = (engine, *sorted(arguments.items()))
+        if self._shared is not None and known in self._shared:
+            return Running(self._runtime, *self._shared[known])
         entry = engine_of(engine)
         given = {name.replace("_", "-"): value for name, value in arguments.items()}
         spec = self._spec(entry, {**entry.arguments, **(ONE_THREAD if "threads" in entry.arguments else {}), **given})
@@ -85,6 +96,8 @@ class Starter:
         running = Running(self._runtime, spec.name, f"http://127.0.0.1:{spec.host_port}")
         if wait:
             assert eventually(running.is_healthy, within=READY_WITHIN), running.lines()
+        if self._shared is not None:
+            self._shared[known] = running.name, running.url
         return running
 
     def stop_all(self) -> None:
@@ -172,6 +185,43 @@ def in_docker() -> Iterator[Starter]:
         starter = Starter(engine)
         yield starter
         starter.stop_all()
+
+
+@pytest.fixture(scope="module")
+def of_this_file_natively(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Shared]]:
+    directory, shared = tmp_path_factory.mktemp("processes"), Shared()
+    yield directory, shared
+    remove(ProcessRuntime(directory, host="host-01"), shared)
+
+
+@pytest.fixture
+def shared_natively(
+    prefix: Path, of_this_file_natively: tuple[Path, Shared], monkeypatch: pytest.MonkeyPatch
+) -> Starter:
+    """Starts each engine once for the tests of a file, which only send requests."""
+    directory, shared = of_this_file_natively
+    monkeypatch.setenv("PATH", f"{prefix / 'bin'}:{os.environ['PATH']}")
+    return Starter(ProcessRuntime(directory, host="host-01"), prefix=prefix, shared=shared)
+
+
+@pytest.fixture(scope="module")
+def of_this_file_in_docker() -> Iterator[Shared]:
+    shared = Shared()
+    yield shared
+    with closing(DockerSdkRuntime(host="host-01")) as engine:
+        remove(engine, shared)
+
+
+@pytest.fixture
+def shared_in_docker(of_this_file_in_docker: Shared) -> Iterator[Starter]:
+    """The same in containers."""
+    with closing(DockerSdkRuntime(host="host-01")) as engine:
+        yield Starter(engine, shared=of_this_file_in_docker)
+
+
+def remove(runtime: ContainerRuntime, shared: Shared) -> None:
+    for name, _ in shared.values():
+        runtime.remove(name, grace=timedelta(0))
 
 
 @pytest.fixture(params=["natively", pytest.param("in_docker", marks=pytest.mark.docker)])

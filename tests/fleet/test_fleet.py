@@ -28,7 +28,7 @@ AT_REST_WITHIN = timedelta(seconds=30)
 @pytest.mark.parametrize(
     ("hosts", "processes", "starts", "within"),
     [
-        pytest.param(20, 2, 200, timedelta(seconds=60), id="20 hosts, 200 starts"),
+        pytest.param(10, 2, 100, timedelta(seconds=60), id="10 hosts, 100 starts"),
         pytest.param(
             *(200, 4, 2000, timedelta(minutes=10)),
             id="200 hosts, 2,000 starts",

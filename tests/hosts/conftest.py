@@ -1,4 +1,4 @@
-"""Several hosts shared by the tests of a file, without faults and idle before and after each test."""
+"""Several hosts shared by the tests of some files, without faults and idle before and after each test."""
 
 from __future__ import annotations
 
@@ -22,29 +22,52 @@ PATIENT = {"path": "/health", "timeout": "2m"}
 """A health check that allows any load time of a test."""
 
 
-@pytest.fixture(scope="module")
-def plans() -> tuple[HostPlan, ...]:
-    """The hosts; overridden by files that need others."""
-    return a_gb10("spark-01"), a_cpu_host("cpu-01"), a_cpu_host("cpu-02")
-
-
-@pytest.fixture(scope="module")
-def nodes() -> int:
-    """The number of API nodes; overridden by files that need two."""
-    return 1
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def dial_image() -> str:
     script("build", "dial")
     return DIAL_IMAGE
 
 
+@pytest.fixture(scope="package")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of GLM-4.7-Flash, beside those of the other models of the GB10's profile."""
+    root = tmp_path_factory.mktemp("models")
+    for name in (WEIGHTS, *OTHER_WEIGHTS):
+        (root / name).mkdir()
+        (root / name / "config.json").write_text("{}")
+    return root / WEIGHTS
+
+
+@pytest.fixture(scope="package")
+def shared_fleet(weights: Path, dial_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetOfHosts]:
+    """A GB10 that has the weights, two hosts with memory for one heavy engine each, and two API nodes.
+
+    Its files run one after another (tests/conftest.py).
+    """
+    roots = {"AIMA_HOST__MODEL_ROOTS": json.dumps([str(weights.parent)])}
+    plans = a_gb10("spark-01", **roots), a_cpu_host("cpu-01", facts=SMALL), a_cpu_host("cpu-02", facts=SMALL)
+    with fleet_of_hosts(*plans, logs=tmp_path_factory.mktemp("fleet"), nodes=2, images=[dial_image]) as fleet:
+        fleet.wait_live()
+        yield fleet
+
+
 @pytest.fixture(scope="module")
-def fleet_of_this_file(
-    plans: tuple[HostPlan, ...], nodes: int, dial_image: str, tmp_path_factory: pytest.TempPathFactory
+def fleet_of_this_file(shared_fleet: FleetOfHosts) -> FleetOfHosts:
+    """Overridden by files that need other hosts. Of another file's, no host is left drained and none added is known."""
+    if shared_fleet.states().keys() != {host.name for host in shared_fleet.hosts}:
+        shared_fleet.redis.lose_everything()
+        shared_fleet.wait_live()
+    for host in shared_fleet.hosts:
+        shared_fleet.node().post(f"/v1/hosts/{host.name}:resume", {})
+    return shared_fleet
+
+
+@pytest.fixture(scope="module")
+def own_fleet(
+    plans: tuple[HostPlan, ...], dial_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[FleetOfHosts]:
-    with fleet_of_hosts(*plans, logs=tmp_path_factory.mktemp("fleet"), nodes=nodes, images=[dial_image]) as fleet:
+    """Of the hosts that a file plans, with one API node."""
+    with fleet_of_hosts(*plans, logs=tmp_path_factory.mktemp("fleet"), nodes=1, images=[dial_image]) as fleet:
         fleet.wait_live()
         yield fleet
 
@@ -58,23 +81,6 @@ def fleet(fleet_of_this_file: FleetOfHosts) -> Iterator[FleetOfHosts]:
 
 
 # Placement ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def small_plans(weights: Path) -> tuple[HostPlan, ...]:
-    """A GB10 that has the weights, and two hosts with memory for one heavy engine each."""
-    roots = {"AIMA_HOST__MODEL_ROOTS": json.dumps([str(weights.parent)])}
-    return a_gb10("spark-01", **roots), a_cpu_host("cpu-01", facts=SMALL), a_cpu_host("cpu-02", facts=SMALL)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of GLM-4.7-Flash, beside those of the other models of the GB10's profile."""
-    root = tmp_path_factory.mktemp("models")
-    for name in (WEIGHTS, *OTHER_WEIGHTS):
-        (root / name).mkdir()
-        (root / name / "config.json").write_text("{}")
-    return root / WEIGHTS
 
 
 def offer_dials(fleet: FleetOfHosts, **more: Mapping[str, Any]) -> None:

@@ -18,11 +18,6 @@ pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.registry, pytes
 
 
 @pytest.fixture(scope="module")
-def plans(small_plans):
-    return small_plans
-
-
-@pytest.fixture(scope="module")
 def fleet_of_this_file(fleet_of_this_file):
     offer_dials(fleet_of_this_file)
     return fleet_of_this_file

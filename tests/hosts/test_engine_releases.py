@@ -20,6 +20,11 @@ def plans() -> tuple[HostPlan, ...]:
     return (a_cpu_host(HOST)._replace(system=unpacked(DOCKER_28)),)
 
 
+@pytest.fixture(scope="module")
+def fleet_of_this_file(own_fleet: FleetOfHosts) -> FleetOfHosts:
+    return own_fleet
+
+
 def test_on_docker_28_a_service_is_pulled_started_queried_crashed_restarted_and_stopped(fleet: FleetOfHosts):
     node, host = fleet.node(), fleet[HOST]
     assert int(node.record("host", "show", HOST)["runtime_version"].partition(".")[0]) >= 28

@@ -23,7 +23,7 @@ from lab.dataplane import signer
 from lab.fleet_of_hosts import SIGNING_KEY, FleetOfHosts
 from lab.host import a_cpu_host
 from lab.look_alike import look_alike_image
-from lab.parts import eventually
+from lab.parts import eventually, runs
 from lab.program import Program
 from lab.running import ROOT
 from pydantic import SecretStr
@@ -51,11 +51,6 @@ with fleet_of_hosts(a_cpu_host("cpu-01"), logs=Path(sys.argv[1]), nodes=0) as fl
     print(fleet["cpu-01"].address, flush=True)
     time.sleep(100)
 """
-
-
-@pytest.fixture(scope="module")
-def nodes():
-    return 2
 
 
 def start_on(fleet: FleetOfHosts, host: str) -> str:
@@ -274,7 +269,7 @@ def test_killed_tests_leave_nothing_behind(dial_image, tmp_path):
     tests.kill()
     tests.communicate()
 
-    assert eventually(lambda: not any(process.is_running() for process in started))
+    assert eventually(lambda: not any(map(runs, started)))
     assert eventually(lambda: not any(path.name in groups for path in Path("/sys/fs/cgroup").rglob("aima-lab-*")))
     network = address.rpartition(".")[0]
     assert eventually(lambda: f" {network}." not in addresses(), within=NETWORK_GONE_WITHIN)

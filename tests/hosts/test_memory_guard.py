@@ -48,7 +48,7 @@ def plans() -> tuple[HostPlan, ...]:
 
 
 @pytest.fixture(scope="module")
-def fleet_of_this_file(fleet_of_this_file: FleetOfHosts) -> FleetOfHosts:
+def fleet_of_this_file(own_fleet: FleetOfHosts) -> FleetOfHosts:
     if not _CGROUPS.is_dir():
         missing("the test reads control groups of version 1")
     greedy = {
@@ -57,8 +57,8 @@ def fleet_of_this_file(fleet_of_this_file: FleetOfHosts) -> FleetOfHosts:
         "limits": {"memory": "2GB"},
         "requires": on_any_cpu(memory="50MB"),
     }
-    offer_dials(fleet_of_this_file, greedy=greedy)
-    return fleet_of_this_file
+    offer_dials(own_fleet, greedy=greedy)
+    return own_fleet
 
 
 class Pressure:

@@ -27,16 +27,6 @@ RESUMED_WITHIN = timedelta(seconds=5)
 
 
 @pytest.fixture(scope="module")
-def plans(small_plans):
-    return small_plans
-
-
-@pytest.fixture(scope="module")
-def nodes():
-    return 2
-
-
-@pytest.fixture(scope="module")
 def fleet_of_this_file(fleet_of_this_file):
     offer_dials(fleet_of_this_file, far={"image": fleet_of_this_file.publish(DIAL_IMAGE, name="dial:1")})
     return fleet_of_this_file

@@ -37,11 +37,6 @@ WAITERS_BEGIN_WITHIN = 8.0
 
 
 @pytest.fixture(scope="module")
-def plans(small_plans):
-    return small_plans
-
-
-@pytest.fixture(scope="module")
 def fleet_of_this_file(fleet_of_this_file):
     offer_dials(
         fleet_of_this_file,

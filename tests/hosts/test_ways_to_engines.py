@@ -60,11 +60,11 @@ def plans() -> tuple[HostPlan, ...]:
 
 
 @pytest.fixture(scope="module")
-def fleet_of_this_file(fleet_of_this_file: FleetOfHosts) -> FleetOfHosts:
+def fleet_of_this_file(own_fleet: FleetOfHosts) -> FleetOfHosts:
     talks = {"command": ["sh", "-c", _TALKS], "arguments": {}, "tmpfs": {"/tmp": "1MB"}, "serves": ["chat"]}
     hostile = {"command": ["sh", "-c", ATTACKS + SERVES], "arguments": {}, "tmpfs": {"/tmp": "32MB"}, "limits": LIMITS}
-    offer_dials(fleet_of_this_file, talker=talks, hostile=hostile)
-    return fleet_of_this_file
+    offer_dials(own_fleet, talker=talks, hostile=hostile)
+    return own_fleet
 
 
 # A hostile engine ---------------------------------------------------------------------------------------------------

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ from typing import Any
 
 import httpx2
 from lab.commands import SIGNING_KEY
+from lab.forked import Process, launch
 from lab.parts import eventually, free_port
 
 UP_WITHIN = timedelta(seconds=60)
@@ -39,7 +38,7 @@ class ApiProcess:
             **({"AIMA_API__CATALOG": str(catalog)} if catalog else {}),
             **settings,
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     @property
     def pid(self) -> int:
@@ -48,9 +47,7 @@ class ApiProcess:
 
     def begin(self) -> None:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "aima_api"], env=self._environment, stdout=log, stderr=log
-            )
+            self._process = launch("aima_api", env=self._environment, stdout=log, stderr=log)
 
     def up(self) -> None:
         self.begin()

@@ -7,8 +7,6 @@ import os
 import signal
 import socket
 import socketserver
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +15,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+from lab.forked import Process, launch
 from lab.parts import eventually
 from pydantic import SecretStr
 
@@ -44,10 +43,13 @@ class RecordingEngine:
             def handle(self) -> None:
                 with suppress(OSError):
                     while engine._answer(self):
-                        pass
+                        engine._idle.add(self.connection)
+                engine._idle.discard(self.connection)
 
         self.heads: list[bytes] = []
         self.busy = 0
+        self._idle: set[socket.socket] = set()
+        """Connections that the data plane keeps for its next request."""
         self._lock = threading.Lock()
         self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -56,6 +58,12 @@ class RecordingEngine:
     @property
     def port(self) -> int:
         return int(self._server.server_address[1])
+
+    def hang_up(self) -> None:
+        """Ends its idle connections, which the data plane would keep for seconds."""
+        for each in list(self._idle):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._server.shutdown()
@@ -126,15 +134,14 @@ class DataplaneUnderTest:
         self.engine = RecordingEngine()
         self.addresses = EngineAddresses(directory)
         self.tokens = signer()
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
         self.addresses.put(INSTANCE, "127.0.0.1", self.engine.port, fence=1)
 
     def start(self, **config: Any) -> None:
         defaults: dict[str, Any] = {"host": HOST, "bind": "127.0.0.1", "port": self.port, "keys": (API_NODE.public,)}
         defaults |= {"connections": 100, "models": self.directory / "models", "uploads": 8}
         Config.model_validate({**defaults, **config}).save(self.directory)
-        program = [sys.executable, "-m", "aima_worker.dataplane", str(self.directory)]
-        self.process = subprocess.Popen(program, stdin=subprocess.DEVNULL)
+        self.process = launch("aima_worker.dataplane", self.directory)
         assert eventually(self.listens, within=timedelta(seconds=60))  # an interpreter on a busy machine
 
     def listens(self) -> bool:

@@ -21,6 +21,8 @@ from lab.unpacked import Unpacked, engine_command
 REMAPPED_USER = "daemon"
 """With a group of that name; its numbers do not matter."""
 STARTS_WITHIN = timedelta(seconds=60)
+ANSWERS_WITHIN = timedelta(seconds=10)
+LOADS_WITHIN = timedelta(minutes=2)
 
 
 class EngineAt:
@@ -37,9 +39,14 @@ class EngineAt:
             return False
 
     @contextmanager
-    def client(self) -> Iterator[docker.DockerClient]:
-        with closing(docker.DockerClient(self.address, timeout=10)) as client:
+    def client(self, *, within: timedelta = ANSWERS_WITHIN) -> Iterator[docker.DockerClient]:
+        with closing(docker.DockerClient(self.address, timeout=int(within.total_seconds()))) as client:
             yield client
+
+    def load(self, archive: bytes) -> None:
+        """It answers only when it has unpacked the layers."""
+        with self.client(within=LOADS_WITHIN) as client:
+            client.images.load(archive)
 
 
 class OwnEngine(EngineAt):
@@ -69,8 +76,8 @@ class OwnEngine(EngineAt):
 
     def take(self, image: str) -> None:
         """Loads an image of the shared engine."""
-        with closing(docker.from_env()) as shared, self.client() as own:
-            own.images.load(b"".join(shared.images.get(image).save(named=True)))
+        with closing(docker.from_env()) as shared:
+            self.load(b"".join(shared.images.get(image).save(named=True)))
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None and self._entering is not None:

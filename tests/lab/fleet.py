@@ -12,8 +12,6 @@ import platform
 import resource
 import select
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,10 +19,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lab.commands import SIGNING_KEY
 from lab.fleet_runtime import kept_running
+from lab.forked import Process, launch
 from lab.parts import eventually
 
 TESTS = Path(__file__).parents[1]
@@ -86,7 +85,9 @@ class FleetProcess:
         self._log = directory / f"{name}.log"
         self._file.write_text(json.dumps(hosts))
         self._numbers = count(1)
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Process | None = None
+        self._questions: IO[str] | None = None
+        self._answers: IO[str] | None = None
 
     @property
     def up(self) -> bool:
@@ -104,15 +105,12 @@ class FleetProcess:
     def start(self) -> None:
         """Starts it; its hosts consume operations once `is_ready`."""
         path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "lab.fleet_process", self._file],
-                env={**os.environ, "PYTHONPATH": path, "AIMA_CONFIG": os.devnull},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
+        environment = {**os.environ, "PYTHONPATH": path, "AIMA_CONFIG": os.devnull}
+        (asked, questions), (answers, answered) = os.pipe(), os.pipe()
+        with self._log.open("ab") as log, os.fdopen(asked, "rb") as stdin, os.fdopen(answered, "wb") as stdout:
+            streams = {"stdin": stdin, "stdout": stdout, "stderr": log}
+            self._process = launch("lab.fleet_process", self._file, env=environment, **streams)
+        self._questions, self._answers = os.fdopen(questions, "w"), os.fdopen(answers)
 
     def is_ready(self) -> bool:
         return int(self.ask("ready")) == len(self.hosts)
@@ -179,12 +177,12 @@ class FleetProcess:
     def ask(self, question: str, **reported: Any) -> Any:
         """Raises Cannot if the request is impossible, and AssertionError with the end of its log without an answer."""
         number = next(self._numbers)
-        process = self._the_process()
-        assert process.stdin and process.stdout
-        process.stdin.write(json.dumps({"number": number, "ask": question, **reported}) + "\n")
-        process.stdin.flush()
-        while select.select([process.stdout], [], [], ANSWERS_WITHIN.total_seconds())[0]:
-            line = process.stdout.readline()
+        questions, answers = self._questions, self._answers
+        assert questions and answers, f"{self._file.stem} was never begun"
+        questions.write(json.dumps({"number": number, "ask": question, **reported}) + "\n")
+        questions.flush()
+        while select.select([answers], [], [], ANSWERS_WITHIN.total_seconds())[0]:
+            line = answers.readline()
             if not line:
                 break
             answered = json.loads(line)
@@ -197,18 +195,18 @@ class FleetProcess:
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
-    def _the_process(self) -> subprocess.Popen[str]:
+    def _the_process(self) -> Process:
         assert self._process is not None, f"{self._file.stem} was never begun"
         return self._process
 
     def _end(self, by: signal.Signals) -> None:
-        process = self._the_process()
-        process.send_signal(by)
+        running = self._the_process()
+        running.send_signal(by)
         try:
-            process.wait(ENDS_WITHIN.total_seconds())
+            running.wait(ENDS_WITHIN.total_seconds())
         finally:
-            process.kill()
-            for pipe in (process.stdin, process.stdout):
+            running.kill()
+            for pipe in (self._questions, self._answers):
                 if pipe:
                     pipe.close()
 

@@ -34,6 +34,7 @@ from celery.concurrency.thread import TaskPool
 from celery.worker import state
 from kombu.asynchronous import set_event_loop
 from lab.fleet_runtime import FleetRuntime
+from lab.plain_logs import log_plainly
 
 from aima_core.errors import AimaError
 from aima_core.settings import Settings
@@ -158,7 +159,7 @@ def main() -> None:
     concurrency.ALIASES["threads"] = f"{__name__}:HomePool"
     warnings.filterwarnings("ignore", "You're running the worker with superuser")
     logging.getLogger("celery.app.trace").setLevel(logging.ERROR)
-    structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.stderr))
+    log_plainly(logger_factory=structlog.WriteLoggerFactory(file=sys.stderr))
     crowd = Crowd(json.loads(Path(sys.argv[1]).read_text()))
     signal.signal(signal.SIGTERM, lambda *_: crowd.hand_on())
     Thread(target=_converse, args=(crowd, sys.stdin, answers), name="questions", daemon=True).start()

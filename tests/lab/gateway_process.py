@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 import httpx2
 from lab.commands import SIGNING_KEY
+from lab.forked import Process, launch
 from lab.parts import eventually, free_port
 
 UP_WITHIN = timedelta(seconds=60)
@@ -37,7 +36,7 @@ class GatewayProcess:
             "AIMA_GATEWAY__KEY": key,
             **settings,
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     @property
     def pid(self) -> int:
@@ -46,9 +45,7 @@ class GatewayProcess:
 
     def up(self) -> None:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "aima_api.gateway"], env=self._environment, stdout=log, stderr=log
-            )
+            self._process = launch("aima_api.gateway", env=self._environment, stdout=log, stderr=log)
         assert eventually(self.answers, within=UP_WITHIN), self.log()
 
     def answers(self) -> bool:

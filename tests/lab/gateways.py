@@ -20,6 +20,7 @@ from aima_core.redis.connection import RedisClient
 from aima_core.settings import Settings
 from aima_core.store.operations import now
 from aima_core.store.services import ServiceStore
+from aima_core.system.engine_connections import EngineConnection
 
 EVERYTHING = (
     "chat",
@@ -81,6 +82,11 @@ class RunningGateway:
         assert eventually(lambda: set(models) <= set(self.server.table.names())), self.server.table.names()
 
     @property
+    def engine_connections(self) -> list[EngineConnection]:
+        engines = self.server.proxy._engines
+        return list(engines._open) if engines is not None else []
+
+    @property
     def in_flight(self) -> int:
         return sum(backend.in_flight for backend in self.server.table.backends)
 
@@ -96,7 +102,8 @@ def gateway(redis_url: str, *, keys: tuple[str, ...] = (), **settings: Any) -> I
     address, port = server.servers[0].sockets[0].getsockname()[:2]
     url = f"{'https' if settings.get('tls') else 'http'}://{address}:{port}"
     try:
-        with httpx2.Client(base_url=url, timeout=30) as client:
+        verify = bool(settings.get("tls"))  # a context costs 50 ms
+        with httpx2.Client(base_url=url, timeout=30, verify=verify) as client:
             yield RunningGateway(url, server, client)
     finally:
         server.should_exit = True

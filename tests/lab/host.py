@@ -71,10 +71,6 @@ class HostEngine(EngineAt, Program):
         """The host's PATH, with the hook for GPUs."""
         Program.__init__(self, inside, *command, log=log, environment={"PATH": self.path})
 
-    def load(self, archive: bytes) -> None:
-        with self.client() as client:
-            client.images.load(archive)
-
     def log_size(self, container: str) -> int:
         """In bytes, of all its log files."""
         with self.client() as client:

@@ -31,7 +31,7 @@ refused own-programs sh -c 'echo x > /bin/sh'
 echo tried
 (
     until [ -e /tmp/go ]; do busybox sleep 0.1; done
-    (while :; do busybox seq 1 1000000; done) &
+    (exec busybox seq 1 2000000000) &
     (while :; do busybox dd if=/dev/zero of=/tmp/full bs=1M; busybox dd if=/dev/zero of=/full bs=1M; done) 2>/dev/null &
     (while :; do busybox head -c 200m /dev/zero | busybox tail -c 200m > /dev/null; done) 2>/dev/null &
     bomb() { bomb | bomb & }

@@ -9,27 +9,37 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from itertools import count
 from typing import NoReturn
 
-import pytest
+import psutil
 
-PORTS = (22_000, 32_000)
+PORTS = range(22_000, 32_000)
+SHARES = 8
+"""Of these ports: each xdist worker takes those of one."""
+OF_THE_WAIT, LONGEST_PAUSE = 1 / 30, timedelta(milliseconds=200)
+"""Between two polls, a part of the time waited so far, and no longer than that."""
+_taken = count(random.randrange(len(PORTS)))
+"""From another one in each process: those that tests start inherit the number of the xdist worker."""
 
 
 def missing(reason: str) -> NoReturn:
     """Skip the test with the reason; fail it where CI=true."""
+    import pytest  # which takes processes that tests start 0.3 s of a core
+
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
 
 
 def free_port() -> int:
-    """A free TCP port of loopback.
+    """A free TCP port of loopback, which no other call returns soon: it may be taken later than it is chosen (race).
 
-    Below the kernel's ephemeral ports: an outgoing connection could take one of them before the caller does (race).
+    Below the kernel's ephemeral ports, of which an outgoing connection could take it meanwhile.
     """
+    own = PORTS[xdist_worker() % SHARES :: SHARES]
     while True:
-        port = random.randrange(*PORTS)
+        port = own[next(_taken) % len(own)]
         with socket.socket() as sock, suppress(OSError):
             sock.bind(("127.0.0.1", port))
             return port
@@ -37,8 +47,12 @@ def free_port() -> int:
 
 def own_ports(first: int) -> range:
     """Ten ports of this process, by the number of its xdist worker: tests that run at once do not share them."""
-    first += 10 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first += 10 * xdist_worker()
     return range(first, first + 10)
+
+
+def xdist_worker() -> int:
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def eventually(
@@ -47,13 +61,20 @@ def eventually(
     within: timedelta = timedelta(seconds=10),
     every: timedelta = timedelta(milliseconds=20),
 ) -> bool:
-    """Whether `fact` becomes true in time."""
-    deadline = time.monotonic() + within.total_seconds()
-    while time.monotonic() < deadline:
+    """Whether `fact` becomes true in time. The longer it takes, the less often it is polled: polls take CPU time."""
+    began = time.monotonic()
+    while (waited := time.monotonic() - began) < within.total_seconds():
         if fact():
             return True
-        time.sleep(every.total_seconds())
+        time.sleep(max(every.total_seconds(), min(waited * OF_THE_WAIT, LONGEST_PAUSE.total_seconds())))
     return fact()
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether it has not ended: it may be reaped at any moment, between two questions about it as well."""
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def received(line: socket.socket) -> bytes:

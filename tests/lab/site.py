@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -17,6 +15,7 @@ from typing import Any
 
 from lab.certificates import Certificate
 from lab.commands import SIGNING_KEY
+from lab.forked import Process, launch
 from lab.parts import eventually
 
 from aima_api.controllers.certification import HostCertifier
@@ -95,7 +94,7 @@ class SharingHost:
         self.tls = tls
         self.neighbours.url = self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
         self._runtime = FakeRuntime(host=name, arch="arm64", images=[])
-        self._plane: subprocess.Popen[bytes] | None = None
+        self._plane: Process | None = None
 
     def join(self) -> None:
         """Announces the host and what is in its store, as live for the next 15 seconds."""
@@ -110,8 +109,7 @@ class SharingHost:
             config |= {"certificate": self.tls.certificate, "certificate_key": self.tls.key}
         more = {"bind": "127.0.0.1", "port": self.port, "keys": (API_NODE.public,), **config}
         base.model_copy(update=more).save(self.directory / "dataplane")
-        program = [sys.executable, "-m", "aima_worker.dataplane", str(self.directory / "dataplane")]
-        self._plane = subprocess.Popen(program, stdin=subprocess.DEVNULL)
+        self._plane = launch("aima_worker.dataplane", self.directory / "dataplane")
 
     def serves(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):

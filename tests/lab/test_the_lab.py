@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from lab.forked import launch
 from lab.leaks import no_lease_alone, nothing_held, odd_keys_of
 from lab.redis_server import RedisServer
 from lab.sharing import at_work
 from redis import Redis
 
 from aima_core.domain.ids import HostName, InstanceId
+from aima_core.errors import BadSettings
 from aima_core.redis import keys
 from aima_core.redis.connection import RedisClient
 from aima_core.store.ports import PortStore
@@ -108,3 +111,15 @@ def test_the_lock_on_the_docker_engine_is_shared_or_exclusive(
 
 def client_of(server: RedisServer) -> Redis:
     return Redis(port=server.port, decode_responses=True)
+
+
+def test_a_forked_process_has_its_own_environment_and_reports_how_it_ended(tmp_path: Path) -> None:
+    environment = {"AIMA_CONFIG": "/dev/null", "AIMA_REDIS__URL": "redis://127.0.0.1:9", "PATH": ""}
+    with (tmp_path / "log").open("ab") as log:
+        refused = launch("aima_api", env=environment, stdout=log, stderr=log).wait(60)
+        killed = launch("aima_worker", env={**environment, "AIMA_SIGNING_KEY": "k" * 32}, stdout=log, stderr=log)
+        killed.kill()
+
+    assert refused == BadSettings.exit_code
+    assert killed.wait(60) == -signal.SIGKILL
+    assert BadSettings.code in (tmp_path / "log").read_text()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
+import httpx2
 import pytest
 import redis
 from lab.parts import eventually
@@ -18,6 +19,8 @@ from aima_api.up.redis_server import managed_url
 from aima_core.errors import NothingLost
 
 pytestmark = [pytest.mark.redis, pytest.mark.slow]
+PAUSE = 0.05
+"""Seconds between two requests."""
 RUNNING, STOPPED = "svc-tiny-dial", "svc-tiny-other"
 
 
@@ -36,11 +39,11 @@ def aima(tmp_path: Path) -> Iterator[Aima]:
 def test_a_backup_under_load_restores_everything_with_no_engine_recreated(aima: Aima, tmp_path: Path) -> None:
     file = str(tmp_path / "aima.backup")
     for service in (RUNNING, STOPPED):
-        aima.aima("service", "start", service, "--model", "Dial", "--wait")
-    aima.aima("service", "stop", STOPPED, "--wait")
-    aima.aima("key", "create", "kept", "--scope", "read")
-    aima.aima("key", "create", "revoked", "--scope", "read")
-    aima.aima("key", "revoke", "revoked")
+        aima.here("service", "start", service, "--model", "Dial", "--wait")
+    aima.here("service", "stop", STOPPED, "--wait")
+    aima.here("key", "create", "kept", "--scope", "read")
+    aima.here("key", "create", "revoked", "--scope", "read")
+    aima.here("key", "revoke", "revoked")
     before, engine = state_of(aima), engine_of(aima)
 
     with requests_from(aima):
@@ -55,7 +58,7 @@ def test_a_backup_under_load_restores_everything_with_no_engine_recreated(aima: 
     assert eventually(lambda: state_of(aima) == before), f"{state_of(aima)}\n{before}"
     assert engine_of(aima) == engine
     assert [key["name"] for key in aima.record("key", "list")] == ["kept"]
-    stopped = aima.aima("service", "stop", RUNNING, "--wait")
+    stopped = aima.here("service", "stop", RUNNING, "--wait")
     assert stopped.returncode == 0, stopped.stderr
     assert aima.record("port", "list") == []
 
@@ -77,11 +80,14 @@ def engine_of(aima: Aima) -> str:
 def requests_from(aima: Aima) -> Iterator[None]:
     """Services are created and removed while inside."""
     ended = threading.Event()
+    created = []
 
     def request() -> None:
-        while not ended.is_set():
-            aima.aima("service", "create", "svc-tiny-load", "--model", "Dial")
-            aima.aima("service", "remove", "svc-tiny-load")
+        with httpx2.Client(base_url=aima.url, timeout=20, trust_env=False) as client:
+            while not ended.wait(PAUSE):
+                answer = client.post("/v1/services", json={"id": "svc-tiny-load", "model": "Dial"})
+                created.append(answer.status_code == 201)
+                client.delete("/v1/services/svc-tiny-load")
 
     thread = threading.Thread(target=request)
     thread.start()
@@ -90,6 +96,7 @@ def requests_from(aima: Aima) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+    assert any(created)
 
 
 def lose_all_data(aima: Aima) -> None:

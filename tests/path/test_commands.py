@@ -83,18 +83,18 @@ def test_ctrl_c_ends_only_the_watching(aima: Aima):
 
 
 def test_a_start_can_be_cancelled_while_it_loads(aima: Aima):
-    aima.aima("service", "start", SERVICE, "--set", "load-seconds=60")
+    aima.here("service", "start", SERVICE, "--set", "load-seconds=60")
     assert eventually(lambda: any(one["phase"] == "loading" for one in aima.record("operation", "list")))
     operation = aima.record("operation", "list")[0]["id"]
 
-    aima.aima("operation", "cancel", operation)
+    aima.here("operation", "cancel", operation)
 
     assert aima.aima("operation", "watch", operation).returncode == errors.Cancelled.exit_code
     assert aima.record("port", "list") == []
 
 
 def test_a_second_up_finds_its_state_and_engines_keep_serving_meanwhile(aima: Aima):
-    aima.aima("service", "start", SERVICE, "--wait")
+    aima.here("service", "start", SERVICE, "--wait")
     before = aima.instance(SERVICE)
     assert aima.down() == 0
     with socket.create_connection(("127.0.0.1", before["port"]), timeout=5):
@@ -109,7 +109,7 @@ def test_a_second_up_finds_its_state_and_engines_keep_serving_meanwhile(aima: Ai
 
 
 def test_a_restart_creates_a_new_container_on_the_same_port(aima: Aima):
-    aima.aima("service", "start", SERVICE, "--wait")
+    aima.here("service", "start", SERVICE, "--wait")
     before = aima.instance(SERVICE)
 
     restarted = aima.aima("service", "restart", SERVICE, "--wait")
@@ -120,7 +120,7 @@ def test_a_restart_creates_a_new_container_on_the_same_port(aima: Aima):
 
 
 def test_a_host_without_a_network_restarts_its_instances(aima: Aima):
-    aima.aima("service", "start", SERVICE, "--wait")
+    aima.here("service", "start", SERVICE, "--wait")
     port = aima.instance(SERVICE)["port"]
     assert aima.down() == 0
     (container,) = aima.containers()

@@ -30,7 +30,7 @@ def test_a_file_is_applied_changed_broken_and_exported(aima: Aima, tmp_path: Pat
     file.write_text(DOCUMENT)
 
     def apply() -> Any:
-        return aima.aima("apply", "-f", str(file), "--wait")
+        return aima.here("apply", "-f", str(file), "--wait")
 
     assert apply().returncode == 0
     first = container(aima)
@@ -39,7 +39,7 @@ def test_a_file_is_applied_changed_broken_and_exported(aima: Aima, tmp_path: Pat
     assert container(aima).id == first.id
 
     file.write_text(DOCUMENT.replace("64", "65"))
-    assert aima.aima("diff", "-f", str(file)).returncode == Drift.exit_code
+    assert aima.here("diff", "-f", str(file)).returncode == Drift.exit_code
     assert apply().returncode == 0
     second = container(aima)
     assert (second.id != first.id, second.attrs["HostConfig"]["PidsLimit"]) == (True, 65)
@@ -48,7 +48,7 @@ def test_a_file_is_applied_changed_broken_and_exported(aima: Aima, tmp_path: Pat
     assert apply().returncode == ContainerExited.exit_code
     assert eventually(lambda: aima.instance(SERVICE)["state"] == "ready")
     assert container(aima).attrs["HostConfig"]["PidsLimit"] == 65
-    assert "crash" not in aima.aima("export").stdout
+    assert "crash" not in aima.here("export").stdout
 
     file.write_text(DOCUMENT.replace("alpha", "nowhere"))
     refused = apply()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from pathlib import Path
 
 import docker
@@ -14,6 +15,7 @@ from lab.running import ROOT, Aima, ask, engines
 pytestmark = [pytest.mark.docker, pytest.mark.registry, pytest.mark.redis, pytest.mark.alone, pytest.mark.slow]
 SERVICE = "svc-llamacpp-smollm2-135m"
 QUESTION = "What is the capital of France? Answer in one sentence."
+IMAGE = "aima/llamacpp-smollm2:1"
 ENGINE = ROOT / "catalog/engines/llamacpp/llamacpp-smollm2-cpu.yaml"
 
 
@@ -29,7 +31,7 @@ def an_overlay_with(image: str, directory: Path) -> Path:
 def test_a_model_is_pulled_loaded_queried_and_stopped(tmp_path, installation):
     engines("build", "llamacpp-smollm2")
     with registry(tmp_path / "registry") as source:
-        image = source.push("aima/llamacpp-smollm2:1", name="aima/llamacpp-smollm2:1")
+        image = source.push(IMAGE, name=IMAGE)
         catalog = an_overlay_with(image, tmp_path / "catalog")
         aima = Aima(tmp_path, installation=installation, runtime="docker", AIMA_API__CATALOG=str(catalog))
         aima.up()
@@ -42,7 +44,7 @@ def test_a_model_is_pulled_loaded_queried_and_stopped(tmp_path, installation):
             assert re.search(r"of [\d.]+ MB", started.stdout)
             assert "Paris" in ask(aima.instance(SERVICE)["endpoint"], QUESTION)
             layers = pulled_layers(aima)
-            assert sum(layer["total"] or 0 for layer in layers) <= sum(source.layer_sizes("aima/llamacpp-smollm2:1"))
+            assert sum(layer["total"] or 0 for layer in layers) <= sum(source.layer_sizes(IMAGE))
             assert {layer["step"] for layer in layers} <= {"done", "exists"}
 
             stopped = aima.aima("service", "stop", SERVICE, "--wait")
@@ -52,7 +54,14 @@ def test_a_model_is_pulled_loaded_queried_and_stopped(tmp_path, installation):
             assert aima.instance(SERVICE)["state"] == "stopped"
         finally:
             aima.end()
-            docker.from_env().images.remove(image)
+            put_back(image)
+
+
+def put_back(image: str) -> None:
+    """Under its own name, as it was built: the tests that follow need it."""
+    with closing(docker.from_env()) as engine:
+        engine.images.get(image).tag(IMAGE)
+        engine.images.remove(image)
 
 
 def pulled_layers(aima: Aima) -> list[dict]:

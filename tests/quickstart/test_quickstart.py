@@ -18,6 +18,7 @@ from lab.parts import eventually
 ROOT = Path(__file__).parents[2]
 NOT_CLONED = shutil.ignore_patterns(".venv", ".git", "var", ".*_cache", "__pycache__")
 ENGINE_IMAGE = "aima/llamacpp-smollm2:1"
+SET_ASIDE = "aima-lab/llamacpp-smollm2:1"
 WITHIN = 240
 INTERRUPTED = 130
 
@@ -36,8 +37,22 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def without_image() -> Iterator[None]:
+    """The image of the engine has another name meanwhile: a run builds its own, of the same layers, and removes it."""
+    build_image(ENGINE_IMAGE)
+    docker("tag", ENGINE_IMAGE, SET_ASIDE)
+    docker("image", "rm", ENGINE_IMAGE)
+    try:
+        yield
+    finally:
+        docker("tag", SET_ASIDE, ENGINE_IMAGE)
+        docker("image", "rm", SET_ASIDE)
+
+
 @pytest.mark.docker
 @pytest.mark.alone
+@pytest.mark.usefixtures("without_image")
 def test_the_model_answers_and_nothing_is_left_behind(clone: Path, directory: Path) -> None:
     before = what_there_is()
 
@@ -46,6 +61,7 @@ def test_the_model_answers_and_nothing_is_left_behind(clone: Path, directory: Pa
     assert ended.returncode == 0, ended.stdout
     assert "The capital of France is Paris." in ended.stdout
     assert "runtime: docker" in ended.stdout
+    assert not [line for line in before if line.startswith("aima/")]
     assert what_there_is() == before, ended.stdout
     assert left_in(directory) == []
 
@@ -53,7 +69,7 @@ def test_the_model_answers_and_nothing_is_left_behind(clone: Path, directory: Pa
 @pytest.mark.docker
 @pytest.mark.alone
 def test_ctrl_c_leaves_nothing_behind_and_is_reported_with_its_exit_code(clone: Path, directory: Path) -> None:
-    build_image(ENGINE_IMAGE)  # kept for the tests that follow
+    build_image(ENGINE_IMAGE)
     before = what_there_is()
 
     with running(clone, directory) as process:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import pytest
 from lab.commands import SIGNING_KEY
 from lab.desk import Desk, desk_of
+from lab.forked import Process, launch
 from lab.leaks import no_lease_alone
 from lab.parts import eventually
 from lab.redis_server import RedisServer
@@ -78,19 +77,15 @@ def worker_environment(own_redis: RedisServer, tmp_path: Path) -> dict[str, str]
 
 
 @pytest.fixture
-def worker(
-    own_redis: RedisServer, tmp_path: Path, worker_environment: dict[str, str]
-) -> Iterator[subprocess.Popen[bytes]]:
+def worker(own_redis: RedisServer, tmp_path: Path, worker_environment: dict[str, str]) -> Iterator[Process]:
     """A worker process that consumes its queues."""
     with (tmp_path / "worker.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "aima_worker"], env=worker_environment, stdout=log, stderr=log
-        )
+        running = launch("aima_worker", env=worker_environment, stdout=log, stderr=log)
     with own_redis.client() as client:
         # It binds its queues last.
         bound = "aima:_kombu.binding_permanent.host.alpha"
         assert eventually(lambda: client.exists(bound) == 1), (tmp_path / "worker.log").read_text()
         assert client.hexists(keys.HOSTS_SESSIONS, "alpha")
-    yield process
-    process.kill()
-    process.wait()
+    yield running
+    running.kill()
+    running.wait()

@@ -7,11 +7,18 @@ from pathlib import Path
 
 import pytest
 from api.catalog.entries import ENGINE, MODEL, PROFILE, a_catalog, an_engine, write
+from api.node import read_shipped_once
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aima_api.catalog import loader
 from aima_api.catalog.loader import find_mistakes
 from aima_api.catalog.yaml_source import Mistake
+
+
+@pytest.fixture(autouse=True)
+def shipped_files_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "_read_all", read_shipped_once)
 
 
 def test_a_catalog_may_lie_in_a_directory_named_as_one_of_its_own(tmp_path: Path) -> None:
@@ -347,7 +354,7 @@ def test_files_are_named_as_the_user_typed_them(tmp_path: Path, monkeypatch: pyt
 
 # Arbitrary input --------------------------------------------------------------------------------------------------
 
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SCRAPS = st.sampled_from(
     [
         *ENGINE.splitlines(True),

@@ -17,7 +17,7 @@ import pytest
 from contract.bench import Bench, Program
 from contract.on_docker_cli import DockerCliBench
 from lab.leaks import nothing_held
-from lab.parts import eventually
+from lab.parts import eventually, runs
 from lab.proxy import Proxy
 
 from aima_core.errors import Cancelled, DockerUnavailable
@@ -202,4 +202,4 @@ for line in DockerSdkRuntime(host="bench-01", through_program=True).logs({json.d
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait()
 
-    assert eventually(lambda: not any(program.is_running() for program in programs))
+    assert eventually(lambda: not any(map(runs, programs)))

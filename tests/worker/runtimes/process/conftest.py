@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
-from lab.parts import free_port
+from lab.parts import eventually, free_port
 
 from aima_worker.runtime import ContainerRuntime, ContainerSpec
 from aima_worker.runtimes.process.process_table import Process, family
@@ -69,5 +70,15 @@ def runtime(root: Path) -> Iterator[ProcessRuntime]:
     records = [record for directory in sorted(root.glob("*")) if (record := RunRecord.of(directory))]
     for record in records:
         record.kill()
-    runtime.containers({})  # reaps the children of this process
-    assert [child for child in psutil.Process().children() if "process_supervisor" in " ".join(child.cmdline())] == []
+    assert eventually(lambda: not _supervisors(runtime))
+
+
+def _supervisors(runtime: ProcessRuntime) -> list[psutil.Process]:
+    """Those that run, and children of this process that are not reaped."""
+    runtime.containers({})  # reaps
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if child.status() == psutil.STATUS_ZOMBIE or "process_supervisor" in " ".join(child.cmdline()):
+                found.append(child)
+    return found

@@ -59,9 +59,9 @@ def test_all_processes_of_an_engine_get_the_termination_signal(runtime: ProcessR
 
 
 def test_many_starts_and_stops_leave_nothing_behind(
-    leaves_nothing_held: None, runtime: ProcessRuntime, root: Path
+    leaves_nothing_held: None, runtime: ProcessRuntime, root: Path, request: pytest.FixtureRequest
 ) -> None:
-    for _ in range(20):
+    for _ in range(50 if request.config.getoption("--long") else 5):
         runtime.run(shell("exec sleep 1000"))
         runtime.remove(NAME, grace=GRACE)
 

@@ -6,7 +6,9 @@ a last write of the origin (64 KiB): together two per cent of a model of 256 MiB
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 from pathlib import Path
 
@@ -14,7 +16,8 @@ import pytest
 from lab.forked import Process, launch
 from lab.parts import eventually
 from lab.random_files import Random, RandomFiles
-from worker.models.conftest import REPOSITORY, manifest_of
+from worker.models.conftest import REPOSITORY, in_directory, manifest_of
+from worker.models.fetching import a_fetch, settings_of
 
 from aima_core.domain.ids import HostName
 from aima_worker.models.fetch import JOURNALLED_EVERY
@@ -71,6 +74,23 @@ def test_a_killed_fetch_resumes_with_nearly_every_byte(tmp_path, origin, request
         assert {path.name: path.read_bytes() for path in published.iterdir()} == FILES
 
     assert max(again.values()) <= FETCHED_AGAIN, again
+
+
+@pytest.mark.parametrize("point", [0.3, 0.9])
+def test_a_killed_copy_of_a_directory_resumes_with_nearly_every_byte(tmp_path, point):
+    (tmp_path / "manifest.json").write_text(in_directory(tmp_path, "mine", FILES).model_dump_json())
+    places = [str(tmp_path / each) for each in ("store", "state", "manifest.json")]
+    killed_at = int(point * SIZE)
+    killed = launch("worker.models.fetching", *places, env={**os.environ, "KILLED_AT": str(killed_at)})
+    assert killed.wait() == -signal.SIGKILL
+
+    again = a_fetch(settings_of(*places), places[-1])
+    for _ in again:
+        pass
+
+    assert killed_at + again._arrived - SIZE <= FETCHED_AGAIN
+    [published] = (tmp_path / "store/small").glob("*/files")
+    assert {path.name: path.read_bytes() for path in published.iterdir()} == FILES
 
 
 def held(store: ModelStore) -> int:

@@ -1,11 +1,16 @@
-"""A model that is nowhere, on three hosts behind one slow uplink; then on a fourth, when only the LAN is left."""
+"""A model that is nowhere, on three hosts behind one slow uplink; then on a fourth, when only the LAN is left.
+
+And one that lies in a directory of one host, on another.
+"""
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import yaml
@@ -44,7 +49,12 @@ MODELS = {"First": weights(31), "Second": weights(32)}
 
 
 @pytest.fixture(scope="module")
-def fleet_and_origin(tmp_path_factory, dial_image) -> Iterator[tuple[FleetOfHosts, ModelOrigin]]:
+def directory_of_models(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def fleet_and_origin(tmp_path_factory, dial_image, directory_of_models) -> Iterator[tuple[FleetOfHosts, ModelOrigin]]:
     logs = tmp_path_factory.mktemp("fleet")
     with fleet_of_hosts(logs=logs, nodes=1) as fleet:
         subnet = fleet.node().url.removeprefix("http://").rpartition(".")[0]
@@ -56,6 +66,7 @@ def fleet_and_origin(tmp_path_factory, dial_image) -> Iterator[tuple[FleetOfHost
         with model_origin(f"{subnet}.254", tls=tls) as origin, slow_uplink(subnet):
             reached = {"HF_ENDPOINT": origin.url, "SSL_CERT_FILE": str(tls.authority)}
             own = {**reached, "AIMA_HOST__SECRETS": str(directory / "secrets"), "AIMA_HOST__DISK_RESERVE": "1MB"}
+            own["AIMA_HOST__MODEL_ROOTS"] = json.dumps([str(directory_of_models)])
             with fleet.node().reported(**reached):
                 fleet.offer("dial-cpu", name="shelf-cpu", type="shelf", model_mount="/models", image=DIAL_IMAGE)
                 for name, files in MODELS.items():
@@ -169,3 +180,24 @@ def test_the_death_of_the_busiest_host_costs_no_more_than_it_had(fleet, origin):
     assert record["phase"] == "ready", record
     assert origin.all_sent <= size("Second") + sent
     assert [files_of(fleet, host, "second") for host in HOSTS] == [MODELS["Second"]] * 3
+
+
+def test_a_model_that_lies_on_one_host_starts_on_another(fleet, origin, directory_of_models):
+    """The command is asked for on that host alone: the one that has the directory copies it meanwhile."""
+    files = weights(33)
+    for name, content in files.items():
+        (directory_of_models / "mine").mkdir(exist_ok=True)
+        (directory_of_models / "mine" / name).write_bytes(content)
+    owner, other = HOSTS[:2]
+    source = f"file:{directory_of_models}/mine"
+    words = ["--host", owner, "--files", "*", "--name", "Mine", "--engine", "shelf-cpu", "--to", str(fleet._catalog)]
+
+    added = fleet.node().here("model", "add", source, *words)
+    fleet.node().post("/v1/catalog:reload", {})
+    said = fleet.node().here("service", "start", "svc-shelf-mine", "--host", other, "--wait")
+
+    assert added.returncode == 0, added.stdout + added.stderr
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert [files_of(fleet, host, "mine") for host in (owner, other)] == [files] * 2
+    assert "from other hosts" in said.stdout
+    assert origin.all_sent == 0

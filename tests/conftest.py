@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fakeredis
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from lab.available import why_not
 from lab.leaks import no_container_of, nothing_held, odd_keys_of, open_what_lasts, remove_networks
 from lab.parts import missing
@@ -35,7 +35,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "alone: counts what the Docker Engine has; no other test works with it meanwhile"
     )
-    settings.register_profile("aima", max_examples=EXAMPLES_IN_LONG_RUNS if config.getoption("--long") else EXAMPLES)
+    settings.register_profile(
+        "aima",
+        max_examples=EXAMPLES_IN_LONG_RUNS if config.getoption("--long") else EXAMPLES,
+        deadline=None,  # an example takes long on a busy machine, as the generation of the first ones does
+        suppress_health_check=[HealthCheck.too_slow],
+    )
     settings.load_profile("aima")
     log_plainly()
     for name in [name for name in os.environ if name.startswith("AIMA_")]:

@@ -30,6 +30,8 @@ KILLED = 130
 LINES_KEPT = 20
 START_TIMEOUT = timedelta(seconds=60)
 """From a part's start until it is ready."""
+OUTPUT_TIMEOUT = timedelta(seconds=1)
+"""For the unread output of a dead process: one that it has started may keep the pipe open."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,14 @@ class RunningPart:
         return self._process.poll()
 
     def failed(self, what: str) -> PartEnded:
-        """With its last lines: waits up to 1 s for the unread output of a dead process."""
+        """With its last lines."""
         if self.exit_status is not None:
-            self._reader.join(timeout=1)
+            self._reader.join(OUTPUT_TIMEOUT.total_seconds())
         lines = list(self._lines) or self.part.log_tail()
         return PartEnded(part=self.part.name, what=what, log_tail=tuple(lines))
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL to its process group after the part's timeout. Does nothing if it has ended."""
+        """SIGTERM, and SIGKILL to its process group after the part's timeout; returns once its output is printed."""
         if self.exit_status is None:
             self._process.terminate()
         try:
@@ -96,6 +98,9 @@ class RunningPart:
         except subprocess.TimeoutExpired:
             self.kill()
             self._process.wait()
+        self._reader.join(
+            OUTPUT_TIMEOUT.total_seconds()
+        )  # race: the next part's last lines, or the end of this process
 
     def kill(self) -> None:
         if self.exit_status is None:

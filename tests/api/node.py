@@ -44,6 +44,8 @@ SERVICE = "svc-tiny-dial"
 SHOWN_ALONE = ("traffic", "inference_url")
 """Fields of a service that its listing has not."""
 PORTS = (20000, 20999)
+STARTS_WITHIN = ENDS_WITHIN = timedelta(minutes=1)
+NEVER = timedelta(days=1)
 
 
 def as_listed(service: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,14 +126,17 @@ def read_shipped_once(root: Path) -> list[Any]:
 
 @contextmanager
 def api_node(redis_url: str, *, trust: Mapping[str, Any] | None = None, **api: Any) -> Iterator[Node]:
-    """`trust` are its keys in place of the tests' own."""
+    """`trust` are its keys in place of the tests' own. Its controllers run only as a test runs them."""
     own = trust or {"signing_key": SIGNING_KEY}
     settings = Settings.model_validate({"redis": {"url": redis_url}, "api": {"port": 0, **api}, **own})
     with patch.object(loader, "_read_all", read_shipped_once):
-        server = PromptServer(create_app(settings), settings)
+        app = create_app(settings)
+    # Race: a pass of its own, 5 s after the start, would take the lock from the test's pass or change what it compares.
+    app.state.controllers.loop.interval = NEVER
+    server = PromptServer(app, settings)
     thread = Thread(target=server.run, name="api node")
     thread.start()
-    assert eventually(lambda: server.started or not thread.is_alive())
+    assert eventually(lambda: server.started or not thread.is_alive(), within=STARTS_WITHIN)
     address, port = server.servers[0].sockets[0].getsockname()[:2]
     url = f"http://{address}:{port}"
     try:
@@ -139,7 +144,7 @@ def api_node(redis_url: str, *, trust: Mapping[str, Any] | None = None, **api: A
             yield Node(url, client, server)
     finally:  # a failed test must not leave a thread that blocks the run's shutdown
         server.should_exit = True
-        thread.join(timeout=10)
+        thread.join(ENDS_WITHIN.total_seconds())
     assert not thread.is_alive(), "the API node did not end"
 
 
@@ -221,7 +226,7 @@ class ScriptedWorker:
 
 def waiting_on(redis_url: str, queue: str) -> list[str]:
     """The ids of the operations whose messages are on a queue; consumes them."""
-    app = celery_app(redis_url, answer_within=timedelta(seconds=1))
+    app = celery_app(redis_url, answer_within=timedelta(seconds=30))
     ids = []
     with app.connection_for_read() as connection, connection.SimpleQueue(queue) as messages:
         while True:

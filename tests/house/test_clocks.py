@@ -72,6 +72,6 @@ def test_ttls_and_leases_ignore_the_clock_of_the_host(redis, monkeypatch, off):
     assert isinstance(claimed, Claimed)
     assert 0 < redis.pttl(keys.claim(start.id)) <= keys.CLAIM_TTL.total_seconds() * 1000
     assert 0 < redis.pttl(f"{keys.port_prefix(ALPHA)}{port}") <= keys.PORT_LEASE.total_seconds() * 1000
-    assert redis.zscore(keys.HOSTS_SEEN, ALPHA) == pytest.approx(seconds, abs=2)
+    assert redis.zscore(keys.HOSTS_SEEN, ALPHA) == pytest.approx(seconds, abs=60)
     due = redis.zscore(keys.ACTIVE, start.id) / 1000 - keys.LOOK_AFTER.total_seconds()
-    assert due == pytest.approx(seconds, abs=2)
+    assert due == pytest.approx(seconds, abs=60)

@@ -142,14 +142,17 @@ def test_a_key_in_use_is_refused_by_every_node_within_a_second_of_its_revocation
 
         guarded.ask("DELETE", "/v1/keys/ci")
         revoked_at = time.monotonic()
-        refused_by = {}
-        while len(refused_by) < 2 and time.monotonic() - revoked_at < 3:
+        refused_by, accepted_after = set[int](), [0.0]
+        while len(refused_by) < 2 and time.monotonic() - revoked_at < 30:
             for each in (guarded, other):
+                asked_after = time.monotonic() - revoked_at
                 if each.ask("GET", HOSTS, key).status_code in (401, 429):
-                    refused_by.setdefault(id(each), time.monotonic() - revoked_at)
+                    refused_by.add(id(each))
+                else:
+                    accepted_after.append(asked_after)  # the reply may take long on a busy machine
 
     assert len(refused_by) == 2
-    assert max(refused_by.values()) < 1
+    assert max(accepted_after) < 1
 
 
 def test_an_open_stream_delivers_nothing_more_to_a_revoked_key(guarded, redis):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from api.catalog.entries import ENGINE, a_catalog, an_engine
 from api.node import api_node
-from lab.api_process import ApiProcess
+from lab.api_process import UP_WITHIN, ApiProcess
 from lab.parts import eventually
 from structlog.testing import capture_logs
 
@@ -93,7 +93,7 @@ def test_a_node_serves_the_changed_entry_without_a_restart(redis_url: str, overl
     with api_node(redis_url, catalog=overlay) as node:
         an_engine(overlay, OTHER_PORT)
 
-        assert eventually(lambda: node.get("/v1/engines/parrot-cpu").json()["port"] == 9000)
+        assert eventually(lambda: node.get("/v1/engines/parrot-cpu").json()["port"] == 9000, within=UP_WITHIN)
 
 
 @pytest.mark.redis
@@ -114,11 +114,11 @@ def test_sighup_reloads_the_catalog_and_ends_nothing(overlay: Path, tmp_path: Pa
     node.begin()
     log = tmp_path / "api.log"
     try:
-        assert eventually(lambda: "Listening" in log.read_text())
+        assert eventually(lambda: "Listening" in log.read_text(), within=UP_WITHIN)
 
         node.send(signal.SIGHUP)
 
-        assert eventually(lambda: "catalog reloaded" in log.read_text())
+        assert eventually(lambda: "catalog reloaded" in log.read_text(), within=UP_WITHIN)
         assert node.client.get("/v1/engines/parrot-cpu").status_code == 200
     finally:
         node.kill()

@@ -67,8 +67,9 @@ def run_on_terminal(
     """Its exit code and raw output. `on_output` gets all output so far, and a function that types."""
     pid, terminal = pty.fork()
     if pid == 0:
+        # Race: set by the parent, the size may arrive after the program has asked for it.
+        fcntl.ioctl(pty.STDIN_FILENO, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
         os.execvpe(command[0], list(command), {**environment, "TERM": "xterm"} | dict(environment))
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
     output = b""
     try:
         while chunk := os.read(terminal, 4096):

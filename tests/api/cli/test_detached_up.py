@@ -30,7 +30,7 @@ def state_dir(tmp_path: Path) -> Iterator[Path]:
 
 
 def detach(state_dir: Path, monkeypatch: pytest.MonkeyPatch, **environment: str) -> Up | Failed:
-    for name, value in {"AIMA_HOST__NAME": "box", "AIMA_GATEWAY__PORT": "0", **environment}.items():
+    for name, value in {"AIMA_HOST__NAME": "box", "AIMA_GATEWAY__PORT": str(free_port()), **environment}.items():
         monkeypatch.setenv(name, value)
     return start([sys.executable, str(STAND_INS), "detached", str(state_dir), str(free_port())], state_dir)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,13 @@ from aima_core.store.hosts import HostStore
 Env = pytest.MonkeyPatch
 Told = Callable[..., list[Finding]]
 GB10 = {"kind": "gb10", "name": "NVIDIA GB10", "memory": None, "compute_capability": "12.1"}
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: Env) -> None:
+    """The worker's report is a cold interpreter, and the Docker Engine may be busy."""
+    for timeout in ("REPORT_TIMEOUT", "DOCKER_TIMEOUT"):
+        monkeypatch.setattr(f"aima_api.doctor.checks.{timeout}", timedelta(minutes=1))
 
 
 def about(what: str) -> list[Finding]:

@@ -22,12 +22,13 @@ from lab.parts import eventually, free_port
 from lab.running import AIMA, Aima
 from tornado.web import URLSpec
 
-from aima_api.flower import PENDING
+from aima_api.flower import PENDING, REDIS_TIMEOUT
 from aima_core.errors import BadSettings
 from aima_core.queue.celery_app import celery_app
 
-COMES_WITHIN = timedelta(seconds=20)
-ENDS_WITHIN = 3
+COMES_WITHIN = timedelta(minutes=1)
+ENDS_WITHIN = 0.9 * REDIS_TIMEOUT.total_seconds()
+"""Before a thread that waits for Redis ends by itself."""
 OPEN = {"/healthcheck", "/logout"}
 """Pages without data."""
 
@@ -65,7 +66,7 @@ class Flower:
         headers = {"Authorization": f"Basic {b64encode(user.encode()).decode()}"} if user else {}
         request = Request(f"http://127.0.0.1:{self.port}{path}", headers=headers, method=method)
         try:
-            with urlopen(request, timeout=10) as answer:
+            with urlopen(request, timeout=30) as answer:
                 return answer.status, answer.read().decode()
         except HTTPError as refused:
             return refused.code, refused.read().decode()
@@ -213,5 +214,5 @@ def pages() -> list[str]:
 def refused(state: Path, *options: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "AIMA_STATE_DIR": str(state), "AIMA_CONFIG": os.devnull}
     return subprocess.run(
-        [AIMA, "flower", *options], env=environment, capture_output=True, text=True, timeout=30, check=False
+        [AIMA, "flower", *options], env=environment, capture_output=True, text=True, timeout=100, check=False
     )

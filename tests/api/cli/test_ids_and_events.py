@@ -198,7 +198,7 @@ def test_followed_events_continue_after_the_recent_ones_and_across_a_lost_connec
         assert following.stdout is not None
         phases = [following.stdout.readline().rpartition(": ")[2].strip() for _ in range(3)]
         following.send_signal(signal.SIGINT)
-        following.communicate(timeout=10)
+        following.communicate(timeout=60)
 
     assert phases == ["queued", "pulling", "ready"]
     assert [each.headers.get("Last-Event-ID") for each in script.asked("GET /v1/events")] == ["5-0", "6-0"]

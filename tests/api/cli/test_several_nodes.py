@@ -49,17 +49,18 @@ def dying() -> Iterator[LosesReplies]:
 
 @pytest.mark.redis
 def test_a_watch_moves_over_when_its_node_is_killed(redis_url: str, redis: TextRedis, tmp_path: Path) -> None:
-    worker = ScriptedWorker(redis)
     first, second = (ApiProcess(redis_url, tmp_path, name=name) for name in ("first", "second"))
     try:
         first.up()
         second.up()
+        worker = ScriptedWorker(redis)
         [operation] = first.start("svc-tiny-dial")
-        worker.begins(operation)
-        worker.says(operation["id"], Phase.LOADING, lines=["before"])
         with _aima("--url", f"{first.url},{second.url}", "operation", "watch", operation["id"]) as watching:
             assert watching.stdout is not None
             printed = iter(watching.stdout.readline, "")
+            assert next(printed)  # race: its start may take longer than the claim lasts
+            worker.begins(operation)
+            worker.says(operation["id"], Phase.LOADING, lines=["before"])
             assert any("before" in line for line in printed)
 
             first.kill()

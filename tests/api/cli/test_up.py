@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
@@ -18,12 +19,13 @@ import redis
 from lab.parts import eventually, free_port
 
 from aima_api.up.redis_server import ManagedRedis
+from aima_api.up.supervisor import Part, RunningPart
 from aima_core.errors import AlreadyUp, ApiPortTaken, PartEnded
 
 STAND_INS = Path(__file__).with_name("up_stand_ins.py")
 READY = "AIMA is up."
-COMES_BACK_WITHIN = timedelta(seconds=3)
-"""From the exit of a process to the start of its replacement."""
+WITHIN = timedelta(minutes=1)
+"""For processes to start, to end, or to be replaced."""
 
 
 class Up:
@@ -36,7 +38,7 @@ class Up:
         self.process = subprocess.Popen(
             [sys.executable, str(STAND_INS), "up", str(state_dir), str(self.port)],
             env=os.environ
-            | {"AIMA_HOST__NAME": "box", "AIMA_GATEWAY__PORT": "0", "PYTHONUNBUFFERED": "1"}
+            | {"AIMA_HOST__NAME": "box", "AIMA_GATEWAY__PORT": str(free_port()), "PYTHONUNBUFFERED": "1"}
             | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -47,10 +49,10 @@ class Up:
         self._reader.start()
 
     def said(self, text: str) -> bool:
-        return eventually(lambda: any(text in line for line in self.lines), within=timedelta(seconds=20))
+        return eventually(lambda: any(text in line for line in self.lines), within=WITHIN)
 
     def ended(self) -> int:
-        code = self.process.wait(20)
+        code = self.process.wait(WITHIN.total_seconds())
         self._reader.join(5)
         return code
 
@@ -124,6 +126,30 @@ def test_all_processes_start_and_one_ctrl_c_ends_them(begun: list[Up], state_dir
     assert "worker  │ looking for a GPU  found=0" in reported
 
 
+def test_the_last_lines_of_a_part_are_printed_before_the_next_part_is_stopped() -> None:
+    lines = list[str]()
+
+    def print_slowly(line: str) -> None:
+        time.sleep(0.1)  # as on a busy machine
+        lines.append(line)
+
+    part = Part(
+        name="The part",
+        command=("sh", "-c", "trap 'echo ends; exit' TERM; echo begun; while :; do sleep 0.05; done"),
+        environment={},
+        is_ready=lambda: True,
+        stop_timeout=WITHIN,
+        print_line=print_slowly,
+        dies_with_parent=False,
+    )
+    running = RunningPart(part)
+    assert eventually(lambda: lines == ["begun"])
+
+    running.stop()
+
+    assert lines == ["begun", "ends"]
+
+
 def test_the_next_up_finds_its_state(begun: list[Up], state_dir: Path) -> None:
     first = begin(begun, state_dir)
     with first.redis() as link:
@@ -165,7 +191,7 @@ def test_a_process_that_dies_is_restarted(begun: list[Up], state_dir: Path) -> N
     before = up.pid_of("worker")
 
     os.kill(before, signal.SIGKILL)
-    is_back = eventually(lambda: up.pid_of("worker") != before, within=COMES_BACK_WITHIN)
+    is_back = eventually(lambda: up.pid_of("worker") != before, within=WITHIN)
 
     assert is_back, "\n".join(up.lines)
     assert up.said("The worker ended with exit code -9; restarting it in 0.5 s.")
@@ -193,7 +219,7 @@ def test_a_killed_up_leaves_no_api_and_no_worker_and_the_next_one_takes_over_its
 
     first.process.kill()
 
-    assert eventually(lambda: not any(map(alive, pids)))
+    assert eventually(lambda: not any(map(alive, pids)), within=WITHIN)
     second = begin(begun, state_dir)
     assert any(f"Stopped Redis (process {left_behind}) of a killed `aima up`" in line for line in second.lines)
     assert not alive(left_behind)
@@ -218,7 +244,7 @@ def test_a_port_in_use_is_reported_before_anything_starts(begun: list[Up], state
     first = begin(begun, state_dir)
     command = [sys.executable, str(STAND_INS), "up", str(state_dir.with_name("other")), str(first.port)]
 
-    second = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN.total_seconds(), check=False)
 
     assert second.returncode == ApiPortTaken.exit_code
     assert str(first.port) in second.stderr

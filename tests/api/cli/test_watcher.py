@@ -187,7 +187,7 @@ def test_ctrl_c_ends_only_the_watching_and_names_the_next_command(
     assert watching.stdout is not None
     assert "Pulling" in watching.stdout.readline()
     watching.send_signal(signal.SIGINT)
-    _, said = watching.communicate(timeout=10)
+    _, said = watching.communicate(timeout=60)
 
     assert watching.returncode == 130
     assert said == snapshot

@@ -18,7 +18,7 @@ from aima_core.redis.connection import following_link
 from aima_core.store.operation_records import event_text
 from aima_core.store.operations import now
 
-SOON = timedelta(seconds=4)
+SOON = timedelta(seconds=30)
 OPERATION = OperationId("0b5f4c1e-3c1c-4a52-9c55-3f8a3a0f9f21")
 
 

@@ -118,7 +118,7 @@ def test_a_node_that_cannot_start_reports_the_reason_and_the_remedy():
     }
 
     ended = subprocess.run(
-        [sys.executable, "-m", "aima_api"], env=environment, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-m", "aima_api"], env=environment, capture_output=True, text=True, timeout=100, check=False
     )
 
     assert ended.returncode == UnsafeBind.exit_code

@@ -9,6 +9,7 @@ import pytest
 from api.node import ScriptedWorker, api_node
 from lab.parts import eventually
 
+from aima_api.planning import placement
 from aima_api.planning.placement import LOCK_TTL
 from aima_core.domain.ids import ServiceId
 from aima_core.redis import keys
@@ -17,7 +18,8 @@ pytestmark = pytest.mark.redis
 SERVICE = ServiceId("svc-tiny-dial")
 
 
-def test_a_placement_that_waited_for_the_lock_sees_the_previous_choice(node, redis, redis_url):
+def test_a_placement_that_waited_for_the_lock_sees_the_previous_choice(node, redis, redis_url, monkeypatch):
+    monkeypatch.setattr(placement, "ACQUIRE_TIMEOUT", timedelta(minutes=1))  # it does without the lock afterwards
     for name in ("alpha", "beta", "gamma", "delta"):
         ScriptedWorker(redis, name)
     redis.set(keys.turn(SERVICE), "another node's", px=60_000)

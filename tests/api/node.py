@@ -44,6 +44,7 @@ SERVICE = "svc-tiny-dial"
 SHOWN_ALONE = ("traffic", "inference_url")
 """Fields of a service that its listing has not."""
 PORTS = (20000, 20999)
+STARTS_WITHIN = timedelta(seconds=60)
 
 
 def as_listed(service: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +132,7 @@ def api_node(redis_url: str, *, trust: Mapping[str, Any] | None = None, **api: A
         server = PromptServer(create_app(settings), settings)
     thread = Thread(target=server.run, name="api node")
     thread.start()
-    assert eventually(lambda: server.started or not thread.is_alive())
+    assert eventually(lambda: server.started or not thread.is_alive(), within=STARTS_WITHIN)
     address, port = server.servers[0].sockets[0].getsockname()[:2]
     url = f"http://{address}:{port}"
     try:
@@ -139,7 +140,7 @@ def api_node(redis_url: str, *, trust: Mapping[str, Any] | None = None, **api: A
             yield Node(url, client, server)
     finally:  # a failed test must not leave a thread that blocks the run's shutdown
         server.should_exit = True
-        thread.join(timeout=10)
+        thread.join(timeout=40)
     assert not thread.is_alive(), "the API node did not end"
 
 

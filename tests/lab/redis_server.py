@@ -16,7 +16,8 @@ from redis import ConnectionError as NotConnected
 from redis import Redis
 from redis import TimeoutError as TimedOut
 
-STARTS_WITHIN = timedelta(seconds=10)
+STARTS_WITHIN = timedelta(seconds=60)
+ENDS_WITHIN = STARTS_WITHIN
 
 
 def redis_program() -> Path | None:
@@ -78,14 +79,14 @@ class RedisServer:
 
     def answers(self) -> bool:
         try:
-            with self.client() as client:
+            with self.client(answers_within=1) as client:
                 return bool(client.ping())
         except (NotConnected, TimedOut):
             return False
 
-    def client(self) -> Redis:
-        """A plain client of redis-py."""
-        return Redis(port=self.port, password=self.password, socket_timeout=1, decode_responses=True)
+    def client(self, *, answers_within: float = 10) -> Redis:
+        """A plain client of redis-py, whose timeout allows for an fsync of a busy disk."""
+        return Redis(port=self.port, password=self.password, socket_timeout=answers_within, decode_responses=True)
 
     def empty(self) -> None:
         with self.client() as client:
@@ -130,7 +131,7 @@ class RedisServer:
     def _end(self, with_signal: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(with_signal)
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=ENDS_WITHIN.total_seconds())
             self._process = None
 
     def _settings(self) -> list[str]:

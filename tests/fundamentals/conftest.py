@@ -34,7 +34,7 @@ def make_host(fake_redis: fakeredis.FakeRedis, tmp_path: Path) -> Iterator[Calla
                     "installation": "test",
                     "signing_key": SIGNING_KEY,
                     "host": facts,
-                    "docker": {"stall": "5s"},
+                    "docker": {"stall": "1m"},
                 }
             )
             runtime = FakeRuntime(host=name, arch=arch(), images=["tiny:1", "aima/dial:1"])

@@ -28,5 +28,5 @@ def test_a_stalled_pull_can_be_cancelled_and_leaves_nothing(host):
 
     host.cancel(operation)
 
-    assert outcome.result(5).operation.state is State.CANCELLED
+    assert outcome.result(60).operation.state is State.CANCELLED
     assert host.runtime.image("large:1") is None

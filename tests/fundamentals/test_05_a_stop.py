@@ -28,7 +28,7 @@ def test_a_stop_beats_a_start_under_way(host):
 
     stop = host.execute(stop_of(SERVICE))
 
-    assert start.result(5).operation.state is State.CANCELLED
+    assert start.result(60).operation.state is State.CANCELLED
     assert stop.operation.state is State.SUCCEEDED
     assert host.instance(SERVICE).desired is Desired.STOPPED
     assert host.containers() == []

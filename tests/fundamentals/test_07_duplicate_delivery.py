@@ -28,4 +28,4 @@ def test_a_message_delivered_to_two_hosts_is_executed_by_the_one_that_claims_it(
     assert other_host.containers() == []
     assert len(host.containers()) == 1
     host.cancel(operation)
-    outcome.result(10)
+    outcome.result(60)

@@ -41,7 +41,7 @@ class Proxy:
         asyncio.run(self._serve())
 
     def wait_ready(self) -> None:
-        assert self._ready.wait(5)
+        assert self._ready.wait(60)
 
     def stop(self) -> None:
         assert self._loop is not None
@@ -116,7 +116,7 @@ def proxy(target: int | str) -> Iterator[Proxy]:
         yield between
     finally:
         between.stop()
-        thread.join(5)
+        thread.join(60)
 
 
 async def _pass_on(source: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:

@@ -78,14 +78,14 @@ class RedisServer:
 
     def answers(self) -> bool:
         try:
-            with self.client() as client:
+            with self.client(answers_within=1) as client:
                 return bool(client.ping())
         except (NotConnected, TimedOut):
             return False
 
-    def client(self) -> Redis:
-        """A plain client of redis-py."""
-        return Redis(port=self.port, password=self.password, socket_timeout=1, decode_responses=True)
+    def client(self, *, answers_within: float = 10) -> Redis:
+        """A plain client of redis-py, whose timeout allows for an fsync of a busy disk."""
+        return Redis(port=self.port, password=self.password, socket_timeout=answers_within, decode_responses=True)
 
     def empty(self) -> None:
         with self.client() as client:

@@ -16,7 +16,8 @@ from redis import Redis, RedisError
 
 MASTER = "aima"
 DOWN_AFTER = timedelta(seconds=1)
-AGREES_WITHIN = timedelta(seconds=20)
+AGREES_WITHIN = timedelta(seconds=60)
+"""A Sentinel reads every 10 s which replicas the master has."""
 
 
 class Watched:

@@ -9,7 +9,7 @@ from lab.fleet import ARCH, IMAGE
 from lab.parts import eventually
 
 from aima_core.domain.ids import OperationId
-from aima_core.domain.operations import Operation, State
+from aima_core.domain.operations import Operation
 from aima_core.errors import BrokerUnavailable
 from aima_core.redis.connection import command_link
 from aima_core.store.operations import OperationStore
@@ -41,9 +41,10 @@ class Submissions:
         except BrokerUnavailable:
             return None
 
-    def is_running(self, id: OperationId) -> bool:
+    def has_begun(self, id: OperationId) -> bool:
+        """Whether a worker has claimed it. It may have ended by now: a fake engine loads for a moment only."""
         record = self.record(id)
-        return record is not None and record.state is State.RUNNING
+        return record is not None and record.attempt > 0
 
     def have_ended(self, ids: list[OperationId], *, within: timedelta) -> bool:
         return eventually(lambda: all((it := self.record(id)) and it.state.ended for id in ids), within=within)

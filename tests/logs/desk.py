@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -29,7 +29,7 @@ from aima_core.store.hosts import HostStore
 from aima_core.store.operations import now
 from aima_worker.context import HostContext
 from aima_worker.logs.channel import LogChannel
-from aima_worker.logs.collector import FOLLOW_TTL, LogCollector
+from aima_worker.logs.collector import LogCollector
 from aima_worker.logs.server import BLOCKING_TIMEOUT, LogServer
 from aima_worker.node.hardware import arch
 from aima_worker.operations.container_spec import container_spec
@@ -84,7 +84,8 @@ class Desk:
     redis: TextRedis
     url: str
     host: HostContext
-    follow_ttl: timedelta = FOLLOW_TTL
+    clock: Callable[[], float] = time.monotonic
+    """By which follows expire."""
     servers: list[LogServer] = field(default_factory=list)
     lines: list[TextRedis] = field(default_factory=list)
     """On which its servers block for requests."""
@@ -101,7 +102,7 @@ class Desk:
         """Starts the log threads of the host's worker."""
         self.lines.append(command_link(self.url, answers_within=BLOCKING_TIMEOUT))
         answers = LogChannel(self.redis)
-        collector = LogCollector(self.host, answers, follow_ttl=self.follow_ttl)
+        collector = LogCollector(self.host, answers, clock=self.clock)
         self.servers.append(LogServer(self.host, collector, requests=LogChannel(self.lines[-1]), answers=answers))
         self.servers[-1].start()
         hosts = HostStore(self.redis)
@@ -253,7 +254,10 @@ def until_kept(desk: Desk, text: str) -> None:
     """Waits until the host has stored the line among its last lines."""
     from aima_core.redis import keys
 
-    assert eventually(lambda: text in (desk.redis.get(keys.last_lines(desk.instance)) or "")), f"{text!r} is not kept"
+    kept = eventually(
+        lambda: text in (desk.redis.get(keys.last_lines(desk.instance)) or ""), within=timedelta(seconds=60)
+    )
+    assert kept, f"{text!r} is not kept"
 
 
 def say(desk: Desk, *lines: str, pause: float = 0) -> None:

@@ -134,6 +134,7 @@ def test_a_follow_survives_a_worker_restart_without_losing_lines(desk: Desk, nod
         say(desk, "meanwhile")
         reader.until_note("is away")
         desk.join()
+        reader.until_note("is back")  # the next follow request may come before the next look at the host
         say(desk, "after")
         lines = reader.until_line("after")
 

@@ -74,7 +74,7 @@ def test_the_last_lines_can_be_read_after_the_container_was_removed(desk: Desk, 
 
 def test_a_follow_continues_when_the_same_container_is_restarted(desk: Desk, node: Node) -> None:
     desk.run_image(busybox_image(), "echo life; read line")
-    assert eventually(lambda: _has_ended(desk))
+    assert eventually(lambda: _has_ended(desk), within=timedelta(seconds=60))
 
     with following(node) as reader:
         reader.until_note("has ended")

@@ -29,6 +29,8 @@ from aima_core.trust.orders import SignedOrder
 
 pytestmark = pytest.mark.redis
 QUEUE = "cpu.amd64"
+RUNS_WITHIN = timedelta(seconds=60)
+"""The start of a Celery worker included, and its end."""
 UNSIGNED = SignedOrder("{}", "")
 EACH_HAS_ITS_OWN = {"delivery_tag", "reply_to", "origin"}
 
@@ -109,7 +111,7 @@ def test_a_celery_worker_runs_the_task_under_the_operation_id(redis, redis_url):
     with a_worker_that_notes(redis_url) as ran:
         Notifier(redis).notify(operation)
 
-        assert eventually(lambda: ran == [(operation.id, (operation.id,), "aima.start")]), ran
+        assert eventually(lambda: ran == [(operation.id, (operation.id,), "aima.start")], within=RUNS_WITHIN), ran
 
 
 def test_a_message_that_a_worker_rejects_is_redelivered(redis, redis_url):
@@ -117,7 +119,7 @@ def test_a_message_that_a_worker_rejects_is_redelivered(redis, redis_url):
     with a_worker_that_notes(redis_url, rejects=1) as ran:
         Notifier(redis).notify(operation)
 
-        assert eventually(lambda: [id for id, *_ in ran] == [operation.id] * 2), ran
+        assert eventually(lambda: [id for id, *_ in ran] == [operation.id] * 2, within=RUNS_WITHIN), ran
 
 
 def test_a_stop_is_sent_to_the_stop_queue_and_other_operations_to_the_queue_of_their_route(store, redis):
@@ -291,5 +293,5 @@ def a_worker_that_notes(redis_url: str, *, rejects: int = 0) -> Iterator[list[tu
             yield ran
         finally:
             state.should_stop = 0
-            thread.join(timeout=10)
+            thread.join(timeout=RUNS_WITHIN.total_seconds())
             state.should_stop = None

@@ -19,6 +19,10 @@ from aima_core.settings import load_settings
 pytestmark = pytest.mark.redis
 
 BACK_WITHIN = timedelta(seconds=15)
+"""After the failover."""
+FAILS_OVER_WITHIN = timedelta(seconds=60)
+"""Sentinels that all vote for themselves hold the next election 10 s later."""
+STARTS_WITHIN = FAILS_OVER_WITHIN
 
 
 @pytest.fixture
@@ -30,17 +34,18 @@ def watched(redis_server_program, tmp_path):
 def test_the_api_and_a_worker_continue_with_the_new_master_without_loss_or_duplicates(watched, hosts_of, asked_of):
     fleet, asked = hosts_of(watched.url), asked_of(watched.url)
     before = asked.starts(4)
-    assert asked.have_ended(before, within=BACK_WITHIN)
+    assert asked.have_ended(before, within=STARTS_WITHIN)
     with api_node(watched.url) as node:
         assert node.get("/v1/operations").status_code == 200
         amid = asked.starts(4, named="amid")
-        assert eventually(watched.replica_has_all)
+        assert eventually(watched.replica_has_all, within=STARTS_WITHIN)
 
         watched.kill_master()
-        felled_at = time.monotonic()
+        assert eventually(watched.has_failed_over, within=FAILS_OVER_WITHIN)
+        since = time.monotonic()
         assert eventually(lambda: node.post("/v1/images:pull", {"image": "a:1"}).status_code != 503, within=BACK_WITHIN)
-        assert asked.have_ended(amid, within=BACK_WITHIN - timedelta(seconds=time.monotonic() - felled_at))
-        assert asked.have_ended([asked.pull()], within=BACK_WITHIN - timedelta(seconds=time.monotonic() - felled_at))
+        assert asked.have_ended(amid, within=BACK_WITHIN - timedelta(seconds=time.monotonic() - since))
+        assert asked.have_ended([asked.pull()], within=BACK_WITHIN - timedelta(seconds=time.monotonic() - since))
 
         listed = {item["id"]: item for item in node.get("/v1/operations").json()["items"]}
     assert {listed[id]["state"] for id in [*before, *amid]} == {State.SUCCEEDED}
@@ -83,10 +88,10 @@ def test_a_follower_receives_events_after_a_failover_exactly_once(watched):
             assert next(stream).event == "phase"
             worker.says(operation["id"], Phase.STARTING)
             received = [next(stream)]
-            assert eventually(watched.replica_has_all)
+            assert eventually(watched.replica_has_all, within=STARTS_WITHIN)
 
             watched.kill_master()
-            assert eventually(watched.has_failed_over, within=BACK_WITHIN)
+            assert eventually(watched.has_failed_over, within=FAILS_OVER_WITHIN)
             assert eventually(lambda: said(worker, operation["id"], Phase.LOADING), within=BACK_WITHIN)
             worker.says(operation["id"], Phase.READY)
             received += list(stream)

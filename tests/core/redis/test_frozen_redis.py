@@ -18,10 +18,10 @@ from lab.parts import eventually
 from lab.proxy import proxy
 from lab.redis_server import RedisServer
 
+from aima_api.app import THREADS
 from aima_core.domain.ids import HostName
 from aima_core.domain.operations import Event, Phase, State
 from aima_core.errors import BrokerUnavailable
-from aima_core.redis import connection
 from aima_core.redis.connection import command_link
 from aima_core.store.claims import Claimed, ClaimStore
 from aima_core.store.operations import OperationStore, now
@@ -100,8 +100,9 @@ def test_an_api_node_whose_first_request_finds_redis_frozen_answers_in_time(redi
 
 
 def test_more_requests_than_threads_are_answered_in_time(redis):
-    with api_node(redis.url) as node, frozen(redis), ThreadPoolExecutor(150) as at_once:
-        answers = list(at_once.map(lambda _: timed(node, "GET", "/v1/hosts"), range(150)))
+    requests = THREADS + 32  # and no more than the client has connections, for which requests would wait
+    with api_node(redis.url) as node, frozen(redis), ThreadPoolExecutor(requests) as at_once:
+        answers = list(at_once.map(lambda _: timed(node, "GET", "/v1/hosts"), range(requests)))
 
     assert {answer.status_code for answer, _ in answers} == {503}
     assert max(took for _, took in answers) < ANSWERED_WITHIN
@@ -134,12 +135,10 @@ def test_a_redis_that_timed_out_is_probed_again_only_after_a_short_delay(redis):
     with frozen(redis):
         with pytest.raises(BrokerUnavailable):
             link.ping()
-        began = time.monotonic()
-        with pytest.raises(BrokerUnavailable, match="timed out"):
+        with pytest.raises(BrokerUnavailable, match="timed out a moment ago"):  # without a further wait
             link.ping()
-        assert time.monotonic() - began < connection.CIRCUIT_OPEN_DELAY.total_seconds() / 2
 
-    assert eventually(lambda: answers(link), within=2 * connection.CIRCUIT_OPEN_DELAY)
+    assert eventually(lambda: answers(link))
     link.close()
 
 
@@ -190,12 +189,12 @@ def test_workers_wait_for_a_frozen_redis_and_continue(a_redis, hosts_of, asked_o
     redis = a_redis()
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
     ids = asked.starts(6)
-    assert eventually(lambda: any(map(asked.is_running, ids)))
+    assert eventually(lambda: any(map(asked.has_begun, ids)))
 
     with frozen(redis):
-        assert eventually(lambda: "loop=heartbeat" in fleet.processes[0].log(), within=timedelta(seconds=20))
+        assert eventually(lambda: "loop=heartbeat" in fleet.processes[0].log(), within=timedelta(seconds=60))
 
-    assert asked.have_ended(ids, within=timedelta(seconds=35))
+    assert asked.have_ended(ids, within=timedelta(seconds=90))
     assert {asked.store.get(id).state for id in ids} == {State.SUCCEEDED}
     assert set(fleet.made().values()) == {1}
 

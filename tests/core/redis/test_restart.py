@@ -13,7 +13,7 @@ from aima_core.store.hosts import HostStore
 
 pytestmark = pytest.mark.redis
 
-CONSUMES_WITHIN = timedelta(seconds=35)
+CONSUMES_WITHIN = timedelta(seconds=90)
 """The longest backoff between two retries is shorter."""
 
 
@@ -21,7 +21,7 @@ def test_starts_survive_a_killed_redis_and_none_is_executed_twice(a_redis, hosts
     redis = a_redis()
     fleet, asked = hosts_of(redis.url), asked_of(redis.url)
     ids = asked.starts(8)
-    assert eventually(lambda: any(map(asked.is_running, ids)))
+    assert eventually(lambda: any(map(asked.has_begun, ids)))
 
     redis.kill()
     redis.start()
@@ -45,7 +45,7 @@ def test_a_worker_consumes_again_soon_after_a_longer_outage(a_redis, hosts_of, a
     assert eventually(lambda: longest in fleet.processes[0].log(), within=timedelta(seconds=20))
     redis.start()
 
-    assert asked.have_ended([asked.pull()], within=timedelta(seconds=10))
+    assert asked.have_ended([asked.pull()], within=timedelta(seconds=20))
     assert fleet.running() == running
 
 
@@ -59,7 +59,7 @@ def test_hosts_and_their_engines_are_registered_again_after_redis_has_lost_its_d
     redis.start()
     link = command_link(redis.url)
 
-    assert eventually(lambda: any(host.live for host in HostStore(link).all()), within=timedelta(seconds=15))
+    assert eventually(lambda: any(host.live for host in HostStore(link).all()), within=timedelta(seconds=60))
     assert asked.have_ended([asked.pull()], within=CONSUMES_WITHIN)
     assert fleet.running() == running
     assert set(fleet.made().values()) == {1}

@@ -98,9 +98,8 @@ class RunningPart:
         except subprocess.TimeoutExpired:
             self.kill()
             self._process.wait()
-        self._reader.join(
-            OUTPUT_TIMEOUT.total_seconds()
-        )  # race: the next part's last lines, or the end of this process
+        # Race: the next part's last lines, or the end of this process.
+        self._reader.join(OUTPUT_TIMEOUT.total_seconds())
 
     def kill(self) -> None:
         if self.exit_status is None:

@@ -23,7 +23,7 @@ def test_a_change_of_a_container_is_reported_by_its_name(bench: Bench, runtime: 
         runtime.run(spec)
         return spec.name in received
 
-    assert eventually(something_happens)
+    assert eventually(something_happens, within=timedelta(seconds=60))
     changes.close()
     listener.join(5)
     assert not listener.is_alive()

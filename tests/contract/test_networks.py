@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 from contract.bench import Bench, Program
-from contract.test_run import answers
+from contract.test_run import STARTS_WITHIN, answers
 from lab.parts import eventually
 
 from aima_worker.runtime import Container, ContainerRuntime
@@ -23,7 +23,7 @@ def has_networks(bench: Bench) -> None:
 
 def serving(bench: Bench, **changes: object) -> Container:
     container = bench.runtime.run(bench.spec(Program.SERVES, host_address=ANYWHERE, **changes))
-    assert eventually(lambda: answers(bench, container))
+    assert eventually(lambda: answers(bench, container), within=STARTS_WITHIN)
     return container
 
 
@@ -54,4 +54,4 @@ def test_the_same_name_can_be_run_in_the_network_again(bench: Bench, runtime: Co
 
     again = runtime.run(spec)
 
-    assert eventually(lambda: answers(bench, again))
+    assert eventually(lambda: answers(bench, again), within=STARTS_WITHIN)

@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 from contract.bench import Bench, Program
-from contract.test_run import answers, has_ended
+from contract.test_run import STARTS_WITHIN, answers, has_ended
 from lab.parts import eventually
 
 from aima_worker.runtime import ContainerRuntime
 
 GRACE = timedelta(seconds=1)
+AT_ONCE_SECONDS = 8
+"""On a busy machine; less than the grace of Docker Engine, which is 10 s."""
 
 
 def said(runtime: ContainerRuntime, name: str) -> list[str]:
@@ -47,7 +49,7 @@ def test_removing_twice_does_nothing_more(bench: Bench, runtime: ContainerRuntim
 def test_an_exited_container_can_be_removed(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.CRASHES)
     runtime.run(spec)
-    assert eventually(lambda: has_ended(runtime, spec.name))
+    assert eventually(lambda: has_ended(runtime, spec.name), within=STARTS_WITHIN)
 
     runtime.remove(spec.name, grace=GRACE)
 
@@ -59,7 +61,7 @@ def test_a_container_that_exits_on_sigterm_is_removed_before_its_grace_ends(
 ) -> None:
     spec = bench.spec(Program.SERVES)
     container = runtime.run(spec)
-    assert eventually(lambda: answers(bench, container))
+    assert eventually(lambda: answers(bench, container), within=STARTS_WITHIN)
     began = time.monotonic()
 
     runtime.remove(spec.name, grace=timedelta(seconds=30))
@@ -76,7 +78,7 @@ def test_a_container_that_ignores_sigterm_is_killed_after_the_grace(bench: Bench
     runtime.remove(spec.name, grace=GRACE)
 
     assert runtime.find(spec.name) is None
-    assert 1 <= time.monotonic() - began < 6
+    assert 1 <= time.monotonic() - began < 1 + AT_ONCE_SECONDS
 
 
 def test_zero_grace_kills_at_once(bench: Bench, runtime: ContainerRuntime) -> None:
@@ -88,20 +90,20 @@ def test_zero_grace_kills_at_once(bench: Bench, runtime: ContainerRuntime) -> No
     runtime.remove(spec.name, grace=timedelta(0))
 
     assert runtime.find(spec.name) is None
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < AT_ONCE_SECONDS
 
 
 def test_the_port_is_free_when_the_removal_returns(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.SERVES)
     container = runtime.run(spec)
-    assert eventually(lambda: answers(bench, container))
+    assert eventually(lambda: answers(bench, container), within=STARTS_WITHIN)
 
     runtime.remove(spec.name, grace=GRACE)
 
     with bench.squatting(spec.host_port):
         pass
     again = runtime.run(bench.spec(Program.SERVES, host_port=spec.host_port, container_port=spec.container_port))
-    assert eventually(lambda: answers(bench, again))
+    assert eventually(lambda: answers(bench, again), within=STARTS_WITHIN)
 
 
 def test_concurrent_removals_of_one_container_all_succeed(bench: Bench, runtime: ContainerRuntime) -> None:

@@ -13,6 +13,8 @@ from aima_core.errors import ImageNotFound, PortTaken
 from aima_worker.runtime import Container, ContainerRuntime, Status
 
 NOW = timedelta(0)
+STARTS_WITHIN = timedelta(seconds=60)
+"""And ends, if it does at once."""
 
 
 def answers(bench: Bench, container: Container) -> bool:
@@ -35,7 +37,7 @@ def test_a_running_engine_answers_on_its_host_port(bench: Bench, runtime: Contai
 
     assert container.status is Status.RUNNING
     assert container.host_ports == {spec.container_port: spec.host_port}
-    assert eventually(lambda: answers(bench, container))
+    assert eventually(lambda: answers(bench, container), within=STARTS_WITHIN)
 
 
 def test_a_running_container_is_found_by_its_name_with_its_labels_and_ports(
@@ -93,7 +95,7 @@ def test_running_a_changed_spec_replaces_the_running_container(bench: Bench, run
 def test_running_again_replaces_an_exited_container(bench: Bench, runtime: ContainerRuntime) -> None:
     spec = bench.spec(Program.CRASHES)
     first = runtime.run(spec)
-    assert eventually(lambda: has_ended(runtime, spec.name))
+    assert eventually(lambda: has_ended(runtime, spec.name), within=STARTS_WITHIN)
 
     second = runtime.run(spec)
 
@@ -117,7 +119,7 @@ def test_an_engine_that_exits_at_once_is_found_with_its_exit_code(bench: Bench, 
 
     runtime.run(spec)
 
-    assert eventually(lambda: has_ended(runtime, spec.name))
+    assert eventually(lambda: has_ended(runtime, spec.name), within=STARTS_WITHIN)
     found = runtime.find(spec.name)
     assert found is not None
     assert (found.exit_code, found.oom_killed) == (EXIT_STATUS, False)
@@ -154,7 +156,7 @@ def test_a_port_in_use_by_another_program_raises_port_taken_and_leaves_nothing(
 def test_a_port_in_use_by_another_container_raises_port_taken(bench: Bench, runtime: ContainerRuntime) -> None:
     holder = bench.spec(Program.SERVES)
     held = runtime.run(holder)
-    assert eventually(lambda: answers(bench, held))
+    assert eventually(lambda: answers(bench, held), within=STARTS_WITHIN)
 
     with pytest.raises(PortTaken):
         runtime.run(bench.spec(Program.SERVES, host_port=holder.host_port, container_port=holder.container_port))
@@ -169,7 +171,7 @@ def test_after_a_failed_run_the_same_name_can_be_run(bench: Bench, runtime: Cont
 
     container = runtime.run(spec)
 
-    assert eventually(lambda: answers(bench, container))
+    assert eventually(lambda: answers(bench, container), within=STARTS_WITHIN)
 
 
 def test_a_missing_image_raises_image_not_found_and_leaves_nothing(bench: Bench, runtime: ContainerRuntime) -> None:
@@ -190,7 +192,7 @@ def test_a_container_can_be_run_by_the_id_of_its_image(bench: Bench, runtime: Co
 
     container = runtime.run(bench.spec(Program.SERVES, image=image.id))
 
-    assert eventually(lambda: answers(bench, container))
+    assert eventually(lambda: answers(bench, container), within=STARTS_WITHIN)
 
 
 def test_containers_are_filtered_by_all_given_labels(bench: Bench, runtime: ContainerRuntime) -> None:

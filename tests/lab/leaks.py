@@ -59,10 +59,14 @@ def nothing_held(*, settles_within: timedelta = SETTLES_WITHIN) -> Iterator[None
     """Fails if the block leaves a thread or a descriptor behind, after a delay for threads that are ending."""
     before = Holdings.now()
     yield
-    if Holdings.now().beyond(before):
-        eventually(lambda: not _held_beyond(before), within=settles_within)
+    left = Holdings.now().beyond(before)
+
+    def settles() -> bool:
+        nonlocal left
         left = _held_beyond(before)
-        assert not left, f"left behind: {', '.join(left)}"
+        return not left
+
+    assert not left or eventually(settles, within=settles_within), f"left behind: {', '.join(left)}"
 
 
 def open_what_lasts() -> None:

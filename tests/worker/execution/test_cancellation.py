@@ -13,11 +13,18 @@ from lab.parts import eventually
 from aima_core.domain.ids import Route
 from aima_core.domain.operations import Phase, State
 from aima_core.domain.services import Desired, InstanceState
+from aima_core.settings import DockerSettings
 from aima_worker.attempt import WorkerShutdown
 from aima_worker.runtimes.fake.engine import Behaviour
 from aima_worker.runtimes.fake.streams import Published
 
 pytestmark = pytest.mark.redis
+
+
+@pytest.fixture
+def settings(settings):
+    """With pulls that stall for longer than a test takes."""
+    return settings.model_copy(update={"docker": DockerSettings(stall=timedelta(minutes=1))})
 
 
 def a_stalled_start(desk, runtime):
@@ -198,7 +205,7 @@ def test_an_unreachable_registry_does_not_delay_the_end_of_a_start(desk, runtime
 
     desk.host.operations.request_cancel(id)
 
-    assert finished.result(3).operation.state is State.CANCELLED
+    assert finished.result(10).operation.state is State.CANCELLED
     answered.set()
 
 

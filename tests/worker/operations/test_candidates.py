@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from aima_core.domain.ids import HostName, ServiceId
 from aima_core.domain.operations import Phase, StartService, State
 from aima_core.domain.services import Desired, InstanceState, Service
 from aima_core.redis import keys
+from aima_core.settings import DockerSettings
 from aima_core.store.operations import now
 from aima_core.store.services import ServiceStore
 from aima_core.trust.keys import SigningKey
@@ -24,6 +26,12 @@ SERVICE = ServiceId("svc-tiny-dial")
 INSTANCE = SERVICE.on(HostName("alpha"))
 NAME = "test.svc-tiny-dial.alpha"
 CREATED = now()
+
+
+@pytest.fixture
+def settings(settings):
+    """With pulls that stall for longer than a test takes."""
+    return settings.model_copy(update={"docker": DockerSettings(stall=timedelta(minutes=1))})
 
 
 def a_revision(number: int, **engine: Any) -> StartService:

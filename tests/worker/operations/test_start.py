@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from lab.commands import a_start_of, a_stop_of
 from lab.desk import desk_of
+from lab.parts import eventually
 from pydantic import SecretStr
 
 from aima_core.domain.operations import Phase, State
@@ -114,7 +115,7 @@ def test_log_activity_extends_the_health_timeout_up_to_its_maximum(desk, runtime
     counting = Behaviour(answers=False, counts=timedelta(milliseconds=50))
     runtime.next_runs(counting)
 
-    outcome = desk.run_command(a_start_of(health_check={"timeout": "500ms", "at_most": "2s"}))
+    outcome = desk.run_command(a_start_of(health_check={"timeout": "1s", "at_most": "2s"}))
 
     assert outcome.code == "health_timeout"
     waited = outcome.operation.ended_at - next(event.at for event in outcome.events if event.phase is Phase.LOADING)
@@ -122,12 +123,18 @@ def test_log_activity_extends_the_health_timeout_up_to_its_maximum(desk, runtime
 
 
 def test_log_lines_while_loading_are_reported_as_progress(desk, runtime):
-    runtime.next_runs(Behaviour(stdout=b"shard 1 of 2\nshard 2 of 2\n", loads_for=timedelta(milliseconds=400)))
+    runtime.next_runs(Behaviour(stdout=b"shard 1 of 2\nshard 2 of 2\n", answers=False))
+    id, end = desk.begin(a_start_of())
 
-    outcome = desk.run_command(a_start_of())
+    def quoted():
+        return [line for event in desk.outcome(id).events for line in event.lines]
 
-    quoted = [line for event in outcome.events for line in event.lines]
-    assert quoted == ["shard 1 of 2", "shard 2 of 2"]
+    assert eventually(lambda: quoted() == ["shard 1 of 2", "shard 2 of 2"])
+    runtime.behave(NAME, Behaviour())
+    outcome = end.result(10)
+
+    assert outcome.operation.state is State.SUCCEEDED
+    assert quoted() == ["shard 1 of 2", "shard 2 of 2"]
     assert all(event.phase is Phase.LOADING for event in outcome.events if event.lines)
 
 

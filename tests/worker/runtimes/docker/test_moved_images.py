@@ -12,6 +12,7 @@ import pytest
 from lab.commands import SERVICE, a_start_of, a_stop_of
 from lab.desk import Desk, desk_of
 from lab.images import busybox_image, layered_image
+from lab.parts import own_ports
 from lab.registry import Registry, registry
 
 from aima_core.domain.operations import PullImage, RemoveImage, StartService, State
@@ -22,12 +23,15 @@ from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
 pytestmark = [pytest.mark.docker, pytest.mark.registry, pytest.mark.redis]
 
+PORTS = own_ports(19500)
+"""Docker Engine listens on them: no test beside this one may lease them."""
 SERVE = ["httpd", "-f", "-p", "8000", "-h", "/www"]
 
 
 @pytest.fixture
 def desk(settings: Settings, redis: TextRedis, engine: DockerSdkRuntime, timings: Timings) -> Iterator[Desk]:
-    own = settings.model_copy(update={"installation": f"moved-{uuid.uuid4().hex[:8]}"})
+    host = settings.host.model_copy(update={"ports": PORTS})
+    own = settings.model_copy(update={"installation": f"moved-{uuid.uuid4().hex[:8]}", "host": host})
     with desk_of(own, redis, engine, timings=timings) as desk:
         yield desk
         desk.run_command(a_stop_of())

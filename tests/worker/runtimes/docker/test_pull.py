@@ -26,6 +26,8 @@ from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 pytestmark = [pytest.mark.docker, pytest.mark.registry]
 
 STALL = timedelta(seconds=60)
+NOTICED_WITHIN_SECONDS = 20
+"""After a stall, on a busy machine; the retries of Docker Engine alone take 75 s."""
 MB = 1_000_000
 
 
@@ -62,8 +64,10 @@ def test_progress_never_decreases_and_the_total_is_known_before_the_end(
 ) -> None:
     shared_registry.push(layered_image(new_name, layers=[4 * MB, 4 * MB]), name=new_name)
     bad_line.bytes_per_second = 4 * MB
+    began = time.monotonic()
 
     steps = pulled(engine, f"{bad_line.address}/{new_name}")
+    on_average = bad_line.carried / (time.monotonic() - began)
 
     assert [step.downloaded for step in steps] == sorted(step.downloaded for step in steps)
     assert [step.extracted for step in steps] == sorted(step.extracted for step in steps)
@@ -71,7 +75,7 @@ def test_progress_never_decreases_and_the_total_is_known_before_the_end(
     assert midway
     rated = [step for step in midway if step.rate is not None]
     assert rated
-    assert 1 * MB < rated[-1].rate < 16 * MB
+    assert on_average / 4 < rated[-1].rate < 16 * MB
     assert rated[-1].eta is not None
 
 
@@ -204,7 +208,7 @@ def test_a_connection_without_data_is_a_stall_that_names_the_layer(
 
     assert isinstance(failure, PullStalled)
     assert "layer" in str(failure)
-    assert 2 <= time.monotonic() - began < 6
+    assert 2 <= time.monotonic() - began < 2 + NOTICED_WITHIN_SECONDS
 
 
 def test_a_countdown_to_the_next_retry_does_not_count_as_progress(
@@ -217,7 +221,7 @@ def test_a_countdown_to_the_next_retry_does_not_count_as_progress(
     failure = failure_of(lambda: pulled(engine, f"{bad_line.address}/{new_name}", stall=timedelta(seconds=3)))
 
     assert isinstance(failure, PullStalled)
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 3 + NOTICED_WITHIN_SECONDS
 
 
 def test_a_registry_that_accepts_and_never_responds_is_a_stall(
@@ -230,7 +234,7 @@ def test_a_registry_that_accepts_and_never_responds_is_a_stall(
 
     assert isinstance(failure, PullStalled)
     assert "manifest" in str(failure)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 1 + NOTICED_WITHIN_SECONDS
 
 
 @pytest.mark.parametrize("freeze_after", [0, 2 * MB])
@@ -243,7 +247,7 @@ def test_closing_ends_a_stalled_pull_within_two_seconds(
     failures: list[AimaError | None] = []
     reader = Thread(target=lambda: failures.append(failure_of(lambda: list(pull))))
     reader.start()
-    assert eventually(lambda: bad_line.carried >= freeze_after)
+    assert eventually(lambda: bad_line.carried >= freeze_after, within=STALL / 2)
     began = time.monotonic()
 
     pull.close()
@@ -257,7 +261,7 @@ def test_after_closing_the_docker_engine_downloads_no_more(
     engine: DockerSdkRuntime, shared_registry: Registry, bad_line: Proxy, new_name: str
 ) -> None:
     shared_registry.push(layered_image(new_name, layers=[20 * MB]), name=new_name)
-    bad_line.bytes_per_second = 4 * MB
+    bad_line.bytes_per_second = 2 * MB
     pull = engine.pull(f"{bad_line.address}/{new_name}", stall=STALL)
 
     with pytest.raises(Cancelled):
@@ -265,7 +269,7 @@ def test_after_closing_the_docker_engine_downloads_no_more(
             if progress.downloaded:
                 pull.close()
 
-    assert eventually(lambda: stands_still(bad_line), within=timedelta(seconds=5))
+    assert eventually(lambda: stands_still(bad_line), within=timedelta(seconds=9))  # by then it would have the layer
     assert bad_line.carried < 10 * MB
 
 

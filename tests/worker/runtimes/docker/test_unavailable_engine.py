@@ -23,13 +23,14 @@ from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 pytestmark = pytest.mark.docker
 
 GONE = "unix:///nowhere/docker.sock"
+FOLLOWS_WITHIN = timedelta(seconds=30)
 
 
 @pytest.fixture
 def far(line: Proxy) -> Iterator[DockerSdkRuntime]:
     """The engine over that connection."""
     with closing(
-        DockerSdkRuntime(f"tcp://127.0.0.1:{line.port}", host="bench-01", timeout=timedelta(seconds=5))
+        DockerSdkRuntime(f"tcp://127.0.0.1:{line.port}", host="bench-01", timeout=timedelta(seconds=30))
     ) as engine:
         yield engine
 
@@ -105,9 +106,9 @@ def test_a_log_follower_neither_loses_nor_repeats_a_line_when_its_connection_is_
         reader.start()
 
         for cut in range(1, 4):
-            assert eventually(lambda enough=10 * cut: len(lines) >= enough)
+            assert eventually(lambda enough=10 * cut: len(lines) >= enough, within=FOLLOWS_WITHIN)
             line.cut_what_stands()
-        assert eventually(lambda: len(lines) >= 40)
+        assert eventually(lambda: len(lines) >= 40, within=FOLLOWS_WITHIN)
         bench.runtime.remove(spec.name, grace=timedelta(0))
         reader.join(10)
 
@@ -123,7 +124,7 @@ def test_a_log_follower_waits_for_an_unavailable_docker_engine(
     with far.logs(spec.name, follow=True) as log:
         reader = Thread(target=lambda: lines.extend(log))
         reader.start()
-        assert eventually(lambda: len(lines) >= 5)
+        assert eventually(lambda: len(lines) >= 5, within=FOLLOWS_WITHIN)
 
         line.cut_after = 0
         line.cut_what_stands()
@@ -132,7 +133,7 @@ def test_a_log_follower_waits_for_an_unavailable_docker_engine(
             assert any(said.text == f"count {before + 20}" for said in meanwhile)
         line.cut_after = None
 
-        assert eventually(lambda: len(lines) >= before + 30)
+        assert eventually(lambda: len(lines) >= before + 30, within=FOLLOWS_WITHIN)
         log.close()
         reader.join(5)
 

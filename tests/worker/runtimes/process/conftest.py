@@ -53,9 +53,9 @@ def pid_of(process: Process | None) -> int:
     return process.pid
 
 
-def processes_of(record: RunRecord) -> list[psutil.Process]:
+def processes_of(record: RunRecord) -> list[Process]:
     """Every living process of that run, daemons too."""
-    return [psutil.Process(process.pid) for process in family(None, record.id)]
+    return family(None, record.id)
 
 
 @pytest.fixture

@@ -35,7 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "alone: counts what the Docker Engine has; no other test works with it meanwhile"
     )
-    settings.register_profile("aima", max_examples=EXAMPLES_IN_LONG_RUNS if config.getoption("--long") else EXAMPLES)
+    examples = EXAMPLES_IN_LONG_RUNS if config.getoption("--long") else EXAMPLES
+    settings.register_profile("aima", max_examples=examples, deadline=None)  # a busy machine takes longer for some
     settings.load_profile("aima")
     log_plainly()
     for name in [name for name in os.environ if name.startswith("AIMA_")]:

@@ -9,7 +9,7 @@ import docker
 from docker.errors import DockerException
 from lab.redis_server import redis_program
 
-ASK_SECONDS = 5
+ASK_SECONDS = 60
 
 
 @cache

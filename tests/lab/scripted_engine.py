@@ -14,6 +14,7 @@ from threading import Thread
 from typing import Any
 
 from aiohttp import web
+from lab.parts import free_port
 
 DONE = b"data: [DONE]\n\n"
 
@@ -303,7 +304,7 @@ class EngineThread:
 
     def engine(self, name: str = "engine-name") -> ScriptedEngine:
         engine = ScriptedEngine(name)
-        self.run(engine.begin())
+        self.run(engine.begin(free_port()))  # no ephemeral one, which may be taken before it is restarted
         self._engines.append(engine)
         return engine
 

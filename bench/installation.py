@@ -34,12 +34,12 @@ from aima_core.store.hosts import HostStore
 from aima_core.system.background import BackgroundLoop
 from aima_core.system.die_with_parent import dying_with_parent
 
-STARTS_WITHIN = timedelta(seconds=30)
+STARTS_WITHIN = timedelta(seconds=60)
 HEARTBEAT_INTERVAL = timedelta(seconds=3)
 ENDS_WITHIN_SECONDS = 10
 HOST = "bench"
-HOST_PORTS = "29000-29099"
-"""Below the kernel's ephemeral ports, and outside AIMA's default range."""
+HOST_PORTS = "32000-32099"
+"""Below the kernel's ephemeral ports, and outside AIMA's default range and that of `free_port`."""
 ROUTE = "cpu.amd64"
 SIGNING_KEY = SecretStr(uuid.uuid4().hex)
 _FACTS = {

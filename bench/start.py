@@ -19,6 +19,7 @@ from typing import Any
 
 import docker
 from lab.parts import free_port
+from lab.sharing import building
 
 from bench.comparison import AddedAtMost, Comparison, RatioAtMost, take_turns
 from bench.installation import Installation, installation
@@ -31,7 +32,8 @@ _BUILD = Path(__file__).resolve().parent.parent / "deploy/engines/build"
 
 
 def measure(rounds: int) -> list[Comparison]:
-    subprocess.run([sys.executable, _BUILD, "dial"], check=True, stdout=subprocess.DEVNULL)
+    with building("dial"):
+        subprocess.run([sys.executable, _BUILD, "dial"], check=True, stdout=subprocess.DEVNULL)
     with (
         installation() as aima,
         installation(signed=False) as unsigned,

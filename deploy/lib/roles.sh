@@ -108,7 +108,7 @@ release_name() {
         cd "$ROOT"
         {
             roles_with "$1"
-            find aima_core aima_worker aima_api catalog pyproject.toml uv.lock -type f ! -name '*.pyc' -print0 |
+            find aima_core aima_worker aima_api catalog pyproject.toml uv.lock -type f ! -path '*/__pycache__/*' -print0 |
                 LC_ALL=C sort --zero-terminated | xargs --null sha256sum
         } | sha256sum | cut -c 1-12
     )

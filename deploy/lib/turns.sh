@@ -9,12 +9,14 @@ SHARED=${TMPDIR:-/tmp}/aima-setup-$(id -u)
 TURN_WITHIN=900
 
 arrive() {
-    # The last to leave may have removed the file between its opening and its locking here: then once more.
+    local tries=0
+    # Race: until the lock is held here, the last to leave may remove the directory at any moment: then once more.
     until [[ $SHARED/here -ef /proc/self/fd/9 ]]; do
-        mkdir -m 700 -p "$SHARED"
-        [[ -O $SHARED && ! -L $SHARED ]] || stop_with "$SHARED is not mine." "Remove $SHARED and run this again."
-        exec 9>>"$SHARED/here"
-        flock --shared --timeout "$TURN_WITHIN" 9
+        if { mkdir -m 700 -p "$SHARED" && [[ -O $SHARED && ! -L $SHARED ]] && exec 9>>"$SHARED/here"; } 2>/dev/null; then
+            flock --shared --timeout "$TURN_WITHIN" 9
+        else
+            ((++tries < 20)) || stop_with "$SHARED is not mine." "Remove $SHARED and run this again."
+        fi
     done
 }
 

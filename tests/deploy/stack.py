@@ -21,7 +21,7 @@ from lab.running import AIMA, ROOT
 FILE = ROOT / "docker-compose.dev.yml"
 IMAGES = {"AIMA_API_IMAGE": "aima-lab/api:1", "AIMA_WORKER_IMAGE": "aima-lab/worker:1"}
 """They stay as a cache; replaced images are removed."""
-HEALTHY_WITHIN = timedelta(seconds=60)
+HEALTHY_WITHIN = timedelta(seconds=180)
 BUILT_WITHIN = 300
 _BUILDS_ON_THE_HOST_S_NETWORK = """\
 version: "3.8"
@@ -106,7 +106,7 @@ class Stack:
     def aima(self, *words: str) -> Any:
         """The output of a command with `-o json`."""
         command = [AIMA, *words, "-o", "json"]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

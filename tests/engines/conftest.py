@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
-import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -20,6 +18,7 @@ from urllib.request import Request, urlopen
 import pytest
 import yaml
 from lab.parts import eventually, free_port, missing
+from lab.sharing import building, locked
 
 from aima_core.domain.catalog import Engine
 from aima_core.domain.fields import Scalar
@@ -135,7 +134,8 @@ def engine_of(name: str) -> Engine:
 def script(name: str, *arguments: str) -> str:
     """The output of `deploy/engines/<name>`; skips the test if it fails."""
     command = [str(REPOSITORY / "deploy" / "engines" / name), *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with building(*arguments) if name == "build" else nullcontext():
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         missing(f"the engines are not to be had: {done.stdout.strip()}")
     return done.stdout
@@ -151,9 +151,7 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @cache
 def build_image(image: str) -> None:
     """Of one engine, when the first test needs it; one process builds, the others find the image up to date."""
-    engine = image.removeprefix("aima/").removesuffix(":1")
-    with locked(Path(tempfile.gettempdir()) / f"aima-test-build-{engine}.lock"):
-        script("build", engine)
+    script("build", image.removeprefix("aima/").removesuffix(":1"))
 
 
 @cache
@@ -162,13 +160,6 @@ def install_natively(prefix: Path, engine: str) -> None:
     prefix.mkdir(exist_ok=True)
     with locked(prefix / f"{engine}.lock"):
         script("install-native", "--prefix", str(prefix), engine)
-
-
-@contextmanager
-def locked(file: Path) -> Iterator[None]:
-    with file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import socketserver
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.forked import Process, launch
-from lab.parts import eventually
+from lab.parts import eventually, free_port
 from pydantic import SecretStr
 
 from aima_core.domain.ids import HostName, InstanceId
@@ -33,6 +32,11 @@ API_NODE = SigningKey(SecretStr("3f9c1b7a5d2e8f60" * 2))
 GATEWAY = SigningKey(SecretStr("a04e6d9b1c7f2358" * 2))
 
 
+class _Server(socketserver.ThreadingTCPServer):
+    request_queue_size = 128
+    """With the default of 5, connections wait for retransmissions while the machine is busy."""
+
+
 class RecordingEngine:
     """`/echo` answers with what it got; `/stream` never ends; `/silent` never answers; `/cut` breaks off its answer."""
 
@@ -41,17 +45,17 @@ class RecordingEngine:
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
+                engine._open.add(self.connection)
                 with suppress(OSError):
                     while engine._answer(self):
-                        engine._idle.add(self.connection)
-                engine._idle.discard(self.connection)
+                        pass
+                engine._open.discard(self.connection)
 
         self.heads: list[bytes] = []
         self.busy = 0
-        self._idle: set[socket.socket] = set()
-        """Connections that the data plane keeps for its next request."""
+        self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
-        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -60,8 +64,8 @@ class RecordingEngine:
         return int(self._server.server_address[1])
 
     def hang_up(self) -> None:
-        """Ends its idle connections, which the data plane would keep for seconds."""
-        for each in list(self._idle):
+        """Ends its connections, which the data plane would keep for seconds."""
+        for each in list(self._open):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 
@@ -151,8 +155,8 @@ class DataplaneUnderTest:
 
     def end(self, number: signal.Signals = signal.SIGKILL) -> None:
         if self.process is not None and self.process.poll() is None:
-            os.kill(self.process.pid, number)
-            self.process.wait(10)
+            self.process.send_signal(number)
+            self.process.wait(60)
 
     def headers(self, instance: InstanceId = INSTANCE) -> dict[str, str]:
         if not self.tokens.is_certified:  # a gateway renews its certificate before it expires
@@ -203,9 +207,7 @@ def signer(api_node: SigningKey = API_NODE, gateway: SigningKey = GATEWAY, **cha
 
 @contextmanager
 def dataplane(directory: Path) -> Iterator[DataplaneUnderTest]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    plane = DataplaneUnderTest(directory, port)
+    plane = DataplaneUnderTest(directory, free_port())
     try:
         plane.start()
         yield plane

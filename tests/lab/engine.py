@@ -35,7 +35,7 @@ class EngineAt:
         try:
             with self.client() as client:
                 return bool(client.ping())
-        except DockerException:
+        except (DockerException, OSError):  # OSError: it ends between two requests
             return False
 
     @contextmanager

@@ -74,7 +74,7 @@ class Crowd:
 
     def hand_on(self) -> None:
         """Shuts every host down, as a worker does at SIGTERM."""
-        if not any(getattr(worker, "displaced", False) for worker in self._workers.values()):
+        if not any(getattr(worker, "displaced", False) for worker in [*self._workers.values()]):
             exit_within_deadline(lambda: 0)
         signals.worker_shutting_down.send(sender=None, sig="SIGTERM", how="Warm", exitcode=0)
         state.should_stop = 0
@@ -93,7 +93,7 @@ class Crowd:
         return {name: room.running() for name, room in self._allocations.items()}
 
     def _tell_made(self) -> dict[str, int]:
-        return {name: count for room in self._allocations.values() for name, count in room.made.items()}
+        return {name: count for room in self._allocations.values() for name, count in room.created_by_name().items()}
 
     def _tell_away(self, host: str, is_away: bool) -> None:
         self._allocations[host].away = is_away

@@ -58,6 +58,11 @@ class FleetRuntime(FakeRuntime):
         with self._changed:
             return sorted(name for name, engine in self._engines.items() if engine.running)
 
+    def created_by_name(self) -> dict[str, int]:
+        """How often a container of each name was created."""
+        with self._changed:
+            return dict(self.made)
+
     def standing(self) -> list[tuple[str, str, int]]:
         """Every container, also while the engine is unavailable: name, status, port."""
         with self._changed:

@@ -38,6 +38,9 @@ EVERYTHING = (
 STARTS_WITHIN = timedelta(seconds=60)
 
 
+STARTS_WITHIN = timedelta(seconds=60)
+
+
 class Reachable(Protocol):
     @property
     def url(self) -> str: ...

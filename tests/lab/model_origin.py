@@ -222,10 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
             for limit in (faults.cut_after, faults.stall_after):
                 chunk = chunk if limit is None else chunk[: max(0, limit - at)]
             if chunk:
-                self.wfile.write(chunk)
-                with played.lock:
-                    played.sent[path] += len(chunk)
-                    played.sent_of[path, (first + at) // PIECE_SIZE] += len(chunk)
+                self._send_chunk(path, (first + at) // PIECE_SIZE, chunk)
             if faults.cut_after is not None and at + len(chunk) >= faults.cut_after:
                 self._cut()
                 return
@@ -235,6 +232,20 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             if played.paused_at is not None and played.all_sent >= played.paused_at:
                 played.release.wait()
+
+    def _send_chunk(self, path: str, piece: int, chunk: bytes) -> None:
+        """Race: a client that has it all may compare the counts at once, so they are raised before it is sent."""
+        self._count(path, piece, len(chunk))
+        try:
+            self.wfile.write(chunk)
+        except OSError:
+            self._count(path, piece, -len(chunk))
+            raise
+
+    def _count(self, path: str, piece: int, number: int) -> None:
+        with self.played.lock:
+            self.played.sent[path] += number
+            self.played.sent_of[path, piece] += number
 
     def _cut(self) -> None:
         self.wfile.flush()

@@ -45,10 +45,10 @@ def free_port() -> int:
             return port
 
 
-def own_ports(first: int) -> range:
-    """Ten ports of this process, by the number of its xdist worker: tests that run at once do not share them."""
-    first += 10 * xdist_worker()
-    return range(first, first + 10)
+def own_ports(first: int, number: int = 10) -> range:
+    """Ports of this process, by the number of its xdist worker: tests that run at once do not share them."""
+    first += number * xdist_worker()
+    return range(first, first + number)
 
 
 def xdist_worker() -> int:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
@@ -17,7 +17,8 @@ from urllib.request import Request, urlopen
 
 import docker
 import pytest
-from lab.parts import eventually, free_port
+from lab.parts import eventually, free_port, own_ports
+from lab.sharing import building
 
 from aima_api.cli.main import run
 
@@ -25,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 AIMA = Path(sys.executable).with_name("aima")
 UP_WITHIN = timedelta(seconds=90)
 DOWN_WITHIN = 60
+PORTS = own_ports(19000, 20)
 
 
 class Commands:
@@ -90,7 +92,7 @@ class Aima(Commands):
             "AIMA_URL": self.url,
             "AIMA_INSTALLATION": installation,
             "AIMA_HOST__NAME": "alpha",
-            "AIMA_HOST__PORTS": "19000-19199",
+            "AIMA_HOST__PORTS": f"{PORTS[0]}-{PORTS[-1]}",
             "AIMA_RUNTIME": runtime,
             **settings,
         }
@@ -141,5 +143,6 @@ def ask(endpoint: str, question: str) -> str:
 
 
 def engines(script: str, *words: str) -> None:
-    """Runs a script of an engine: `build` or `install-native`."""
-    subprocess.run([ROOT / "deploy/engines" / script, *words], check=True, capture_output=True, timeout=300)
+    """Runs a script of engines: `build` with their names, or `install-native`."""
+    with building(*words) if script == "build" else nullcontext():
+        subprocess.run([ROOT / "deploy/engines" / script, *words], check=True, capture_output=True, timeout=300)

@@ -28,7 +28,8 @@ class Watched:
         self._directory = directory
         self.password = password or ""
         secret = {"requirepass": password, "masterauth": password} if password else {}
-        self.servers = [RedisServer(program, _made(directory / name), **secret) for name in ("one", "two")]
+        settings = {"appendfsync": "no", **secret}  # a master that waits for its disk would look down
+        self.servers = [RedisServer(program, _made(directory / name), **settings) for name in ("one", "two")]
         self.master = self.servers[0]
         self._ports = [free_port() for _ in range(3)]
         self._sentinels: list[subprocess.Popen[bytes]] = []

@@ -23,8 +23,8 @@ from redis.exceptions import RedisError
 
 API_KEY = "the lab's own API key"
 REDIS_PASSWORD = "the-password-of-the-lab-s-Redis"
-STOPS_WITHIN = timedelta(seconds=35)
-"""The time for a worker to reconnect to Redis after a partition."""
+STOPS_WITHIN = timedelta(seconds=90)
+"""A worker may have to reconnect to Redis first, which takes 35 s after a partition."""
 _REGISTRY_CONFIG = """\
 version: 0.1
 log: {{level: error}}

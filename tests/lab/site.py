@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +14,7 @@ from typing import Any
 from lab.certificates import Certificate
 from lab.commands import SIGNING_KEY
 from lab.forked import Process, launch
-from lab.parts import eventually
+from lab.parts import eventually, free_port
 
 from aima_api.controllers.certification import HostCertifier
 from aima_core.domain.ids import HostName
@@ -74,8 +72,7 @@ class SharingHost:
     def __init__(
         self, redis: TextRedis, directory: Path, name: str, *, tls: Certificate | None = None, **host: Any
     ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         reported = {"name": name, "disk_reserve": "1kB", "model_stall": "5s", "model_store": str(directory / "store")}
         self.settings = Settings.model_validate(
             {
@@ -119,8 +116,8 @@ class SharingHost:
     def die(self) -> None:
         """Its data plane, by SIGKILL."""
         if self._plane is not None and self._plane.poll() is None:
-            os.kill(self._plane.pid, signal.SIGKILL)
-            self._plane.wait(10)
+            self._plane.kill()
+            self._plane.wait(60)
 
     def fetch(self, manifest: Manifest, *, token: str | None = None) -> Fetching:
         return Fetching(self.new_fetch(manifest, token=token))
@@ -150,14 +147,14 @@ def site(
     """Hosts that are live and certified, each with a data plane of its own."""
     made = [SharingHost(redis, directory / name, name, tls=tls, **host) for name in names]
     try:
-        for each in made:
-            each.join()
-            if serving:
-                each.serve(upload_rate=upload_rate)
-        HostCertifier(HostStore(redis), API_NODE).certify(HostStore(redis).all())
         if serving:
             for each in made:
+                each.serve(upload_rate=upload_rate)
+            for each in made:
                 assert eventually(each.serves, within=timedelta(seconds=60))
+        for each in made:  # last: their heartbeats expire
+            each.join()
+        HostCertifier(HostStore(redis), API_NODE).certify(HostStore(redis).all())
         yield made
     finally:
         for each in made:

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -21,6 +22,7 @@ from aima_core.errors import NothingLost
 pytestmark = [pytest.mark.redis, pytest.mark.slow]
 PAUSE = 0.05
 """Seconds between two requests."""
+WITHIN = timedelta(seconds=60)
 RUNNING, STOPPED = "svc-tiny-dial", "svc-tiny-other"
 
 
@@ -55,7 +57,7 @@ def test_a_backup_under_load_restores_everything_with_no_engine_recreated(aima: 
 
     assert made.returncode == restored.returncode == 0, made.stderr + restored.stderr
     assert refused.returncode == NothingLost.exit_code, refused.stderr
-    assert eventually(lambda: state_of(aima) == before), f"{state_of(aima)}\n{before}"
+    assert eventually(lambda: state_of(aima) == before, within=WITHIN), f"{state_of(aima)}\n{before}"
     assert engine_of(aima) == engine
     assert [key["name"] for key in aima.record("key", "list")] == ["kept"]
     stopped = aima.here("service", "stop", RUNNING, "--wait")
@@ -103,4 +105,4 @@ def lose_all_data(aima: Aima) -> None:
     """And waits until the worker has seen it."""
     with redis.Redis.from_url(managed_url(aima.directory / "state/redis") or "") as server:
         server.flushall()
-        assert eventually(lambda: server.exists("aima:epoch") == 1)
+        assert eventually(lambda: server.exists("aima:epoch") == 1, within=WITHIN)

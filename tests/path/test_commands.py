@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from datetime import timedelta
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 from lab.parts import eventually
 from lab.registry import registry
-from lab.running import Aima, engines
+from lab.running import PORTS, Aima, engines
 
 from aima_core import errors
 
 pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.slow]
 SERVICE = "svc-tiny-dial"
+WITHIN = timedelta(seconds=60)
+"""Of what starts a process, a container or an engine."""
 
 
 def assert_failed(said, failure: type[errors.AimaError]) -> None:
@@ -45,8 +48,8 @@ def test_invalid_input_is_reported_with_code_sentence_and_next_step_and_changes_
 
 
 def test_a_requested_port_in_use_fails_the_start_and_leaves_nothing(aima: Aima):
-    with socket.create_server(("127.0.0.1", 19050)):
-        said = aima.aima("service", "start", SERVICE, "--port", "19050", "--wait")
+    with socket.create_server(("127.0.0.1", PORTS[-1])):
+        said = aima.aima("service", "start", SERVICE, "--port", str(PORTS[-1]), "--wait")
 
     assert_failed(said, errors.PortTaken)
     assert aima.record("port", "list") == []
@@ -72,19 +75,23 @@ def test_an_image_that_does_not_exist_fails_the_pull(aima: Aima, tmp_path: Path)
 
 def test_ctrl_c_ends_only_the_watching(aima: Aima):
     watching = aima.begin("service", "start", SERVICE, "--set", "load-seconds=4", "--wait")
-    assert eventually(lambda: any(one["phase"] == "loading" for one in aima.record("operation", "list")))
+    assert eventually(lambda: is_loading(aima), within=WITHIN)
 
     watching.send_signal(signal.SIGINT)
-    stdout, stderr = watching.communicate(timeout=10)
+    stdout, stderr = watching.communicate(timeout=60)
 
     assert watching.returncode == 130
     assert "aima operation cancel" in stdout + stderr
-    assert eventually(lambda: aima.instance(SERVICE)["state"] == "ready")
+    assert eventually(lambda: aima.instance(SERVICE)["state"] == "ready", within=WITHIN)
+
+
+def is_loading(aima: Aima) -> bool:
+    return any(one["phase"] == "loading" for one in aima.record("operation", "list"))
 
 
 def test_a_start_can_be_cancelled_while_it_loads(aima: Aima):
     aima.here("service", "start", SERVICE, "--set", "load-seconds=60")
-    assert eventually(lambda: any(one["phase"] == "loading" for one in aima.record("operation", "list")))
+    assert eventually(lambda: is_loading(aima), within=WITHIN)
     operation = aima.record("operation", "list")[0]["id"]
 
     aima.here("operation", "cancel", operation)
@@ -102,7 +109,7 @@ def test_a_second_up_finds_its_state_and_engines_keep_serving_meanwhile(aima: Ai
 
     aima.up()
 
-    assert eventually(lambda: aima.instance(SERVICE) == before)
+    assert eventually(lambda: aima.instance(SERVICE) == before, within=WITHIN)
     again = aima.aima("service", "start", SERVICE, "--wait")
     assert again.returncode == 0
     assert aima.instance(SERVICE)["endpoint"] == before["endpoint"]
@@ -127,10 +134,10 @@ def test_a_host_without_a_network_restarts_its_instances(aima: Aima):
     container.kill()  # as after a reboot
 
     with aima.lone_worker(AIMA_REDIS__URL="redis://127.0.0.1:1/0"):
-        assert eventually(lambda: answers(port))
+        assert eventually(lambda: answers(port), within=WITHIN)
 
     aima.up()
-    assert eventually(lambda: aima.instance(SERVICE)["state"] == "ready")
+    assert eventually(lambda: aima.instance(SERVICE)["state"] == "ready", within=WITHIN)
 
 
 def answers(port: int) -> bool:

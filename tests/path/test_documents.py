@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def test_a_file_is_applied_changed_broken_and_exported(aima: Aima, tmp_path: Pat
 
     file.write_text(f"{file.read_text()}arguments: {{crash-after: 1, load-seconds: 60}}\n")
     assert apply().returncode == ContainerExited.exit_code
-    assert eventually(lambda: aima.instance(SERVICE)["state"] == "ready")
+    assert eventually(lambda: aima.instance(SERVICE)["state"] == "ready", within=timedelta(seconds=60))
     assert container(aima).attrs["HostConfig"]["PidsLimit"] == 65
     assert "crash" not in aima.here("export").stdout
 

@@ -16,7 +16,7 @@ from engines.conftest import build_image
 from lab.parts import eventually
 
 ROOT = Path(__file__).parents[2]
-NOT_CLONED = shutil.ignore_patterns(".venv", ".git", "var", ".*_cache", "__pycache__")
+NOT_CLONED = shutil.ignore_patterns(".venv", ".git", "var", ".*_cache", ".hypothesis", "__pycache__")
 ENGINE_IMAGE = "aima/llamacpp-smollm2:1"
 SET_ASIDE = "aima-lab/llamacpp-smollm2:1"
 WITHIN = 240
@@ -75,7 +75,7 @@ def test_ctrl_c_leaves_nothing_behind_and_is_reported_with_its_exit_code(clone: 
     with running(clone, directory) as process:
         wait_for_line(process, "$ aima service start")
         os.killpg(process.pid, signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=180)
 
     assert process.returncode == INTERRUPTED
     assert what_there_is() == before
@@ -175,7 +175,7 @@ def left_in(directory: Path) -> list[str]:
 
 def processes_in(directory: Path) -> list[str]:
     """Processes whose command names the directory, after a delay for exiting ones."""
-    eventually(lambda: not commands_naming(directory), within=timedelta(seconds=5))
+    eventually(lambda: not commands_naming(directory), within=timedelta(seconds=60))
     return commands_naming(directory)
 
 

@@ -42,7 +42,7 @@ pytestmark = [pytest.mark.redis, pytest.mark.slow]
 COMMIT = Path(__file__).with_name("earlier_commit").read_text().strip()
 SERVICE = "svc-plain-one"
 PORTS = own_ports(19400)
-WITHIN = timedelta(seconds=30)
+WITHIN = timedelta(seconds=60)
 BUILD_TIMEOUT = 120
 _UV = ROOT / "var/uv/bin/uv"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.forked import Process, launch
-from lab.parts import eventually
+from lab.parts import eventually, free_port
 from pydantic import SecretStr
 
 from aima_core.domain.ids import HostName, InstanceId
@@ -203,9 +203,7 @@ def signer(api_node: SigningKey = API_NODE, gateway: SigningKey = GATEWAY, **cha
 
 @contextmanager
 def dataplane(directory: Path) -> Iterator[DataplaneUnderTest]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    plane = DataplaneUnderTest(directory, port)
+    plane = DataplaneUnderTest(directory, free_port())
     try:
         plane.start()
         yield plane

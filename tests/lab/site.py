@@ -16,7 +16,7 @@ from typing import Any
 from lab.certificates import Certificate
 from lab.commands import SIGNING_KEY
 from lab.forked import Process, launch
-from lab.parts import eventually
+from lab.parts import eventually, free_port
 
 from aima_api.controllers.certification import HostCertifier
 from aima_core.domain.ids import HostName
@@ -74,9 +74,8 @@ class SharingHost:
     def __init__(
         self, redis: TextRedis, directory: Path, name: str, *, tls: Certificate | None = None, **host: Any
     ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
-        reported = {"name": name, "disk_reserve": "1kB", "model_stall": "5s", "model_store": str(directory / "store")}
+        self.port = free_port()
+        reported = {"name": name, "disk_reserve": "1kB", "model_stall": "1m", "model_store": str(directory / "store")}
         self.settings = Settings.model_validate(
             {
                 "state_dir": directory / "state",

@@ -222,10 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
             for limit in (faults.cut_after, faults.stall_after):
                 chunk = chunk if limit is None else chunk[: max(0, limit - at)]
             if chunk:
-                self.wfile.write(chunk)
-                with played.lock:
-                    played.sent[path] += len(chunk)
-                    played.sent_of[path, (first + at) // PIECE_SIZE] += len(chunk)
+                self._write(path, first + at, chunk)
             if faults.cut_after is not None and at + len(chunk) >= faults.cut_after:
                 self._cut()
                 return
@@ -235,6 +232,20 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             if played.paused_at is not None and played.all_sent >= played.paused_at:
                 played.release.wait()
+
+    def _write(self, path: str, at: int, chunk: bytes) -> None:
+        """Counts first: who has received the last byte may read the counts before this thread runs again."""
+        self._count(path, at, len(chunk))
+        try:
+            self.wfile.write(chunk)
+        except OSError:
+            self._count(path, at, -len(chunk))
+            raise
+
+    def _count(self, path: str, at: int, more: int) -> None:
+        with self.played.lock:
+            self.played.sent[path] += more
+            self.played.sent_of[path, at // PIECE_SIZE] += more
 
     def _cut(self) -> None:
         self.wfile.flush()

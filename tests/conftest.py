@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fakeredis
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from lab.available import why_not
 from lab.leaks import no_container_of, nothing_held, odd_keys_of, open_what_lasts, remove_networks
 from lab.parts import missing
@@ -35,7 +35,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "alone: counts what the Docker Engine has; no other test works with it meanwhile"
     )
-    settings.register_profile("aima", max_examples=EXAMPLES_IN_LONG_RUNS if config.getoption("--long") else EXAMPLES)
+    examples = EXAMPLES_IN_LONG_RUNS if config.getoption("--long") else EXAMPLES
+    # On a busy machine, an example takes longer than the default deadline of 200 ms.
+    settings.register_profile(
+        "aima", max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
     settings.load_profile("aima")
     log_plainly()
     for name in [name for name in os.environ if name.startswith("AIMA_")]:

@@ -16,7 +16,7 @@ from redis import ConnectionError as NotConnected
 from redis import Redis
 from redis import TimeoutError as TimedOut
 
-STARTS_WITHIN = timedelta(seconds=10)
+STARTS_WITHIN = timedelta(seconds=60)
 
 
 def redis_program() -> Path | None:

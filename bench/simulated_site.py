@@ -9,18 +9,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from aima_core.domain.ids import HostName, ModelId
+from aima_core.domain.ids import HostName, ModelId, Site
 from aima_core.domain.models import Manifest, ManifestFile
 from aima_core.redis.interface import TextRedis
 from aima_core.settings import Settings
-from aima_core.store.fetching import Found
+from aima_core.store.fetching import Exchanged, FetchingStore, Found, Report
 from aima_worker.models.pieces import PIECE_SIZE, JournalReader, Piece, PieceQueue
 from aima_worker.models.sharing import PEER_CONNECTIONS, SETTLE_DELAY, Neighbours, SharedFetch
 
 ORIGIN_CONNECTIONS = 4
+STATED_FOR = timedelta(hours=1)
 
 
 class Links(NamedTuple):
@@ -39,12 +41,21 @@ class Outcome(NamedTuple):
     """Bytes."""
 
 
+class _Store(FetchingStore):
+    """Statements last: they would expire by the clock of this machine, which may need minutes for a simulation."""
+
+    def exchange(self, manifest: Manifest, site: Site, host: HostName, report: Report, *, first: int = 0) -> Exchanged:
+        lasting = report._replace(counts_for=STATED_FOR)
+        return super().exchange(manifest, site, host, lasting, first=first)
+
+
 class _Neighbours(Neighbours):
     """Certified, with a data plane."""
 
     def __init__(self, redis: TextRedis, settings: Settings) -> None:
         super().__init__(redis, settings)
         self.url = f"http://{self.host}:7091"
+        self.store = _Store(redis)
 
     def is_certified(self) -> bool:
         return True

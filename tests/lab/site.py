@@ -73,7 +73,7 @@ class SharingHost:
         self, redis: TextRedis, directory: Path, name: str, *, tls: Certificate | None = None, **host: Any
     ) -> None:
         self.port = free_port()
-        reported = {"name": name, "disk_reserve": "1kB", "model_stall": "5s", "model_store": str(directory / "store")}
+        reported = {"name": name, "disk_reserve": "1kB", "model_stall": "1m", "model_store": str(directory / "store")}
         self.settings = Settings.model_validate(
             {
                 "state_dir": directory / "state",

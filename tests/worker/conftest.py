@@ -22,6 +22,8 @@ from aima_worker.context import Timings
 from aima_worker.node.hardware import arch
 from aima_worker.runtimes.fake.runtime import FakeRuntime
 
+STARTED = timedelta(seconds=60)  # an interpreter on a busy machine
+
 
 @pytest.fixture
 def runtime() -> FakeRuntime:
@@ -84,7 +86,7 @@ def worker(own_redis: RedisServer, tmp_path: Path, worker_environment: dict[str,
     with own_redis.client() as client:
         # It binds its queues last.
         bound = "aima:_kombu.binding_permanent.host.alpha"
-        assert eventually(lambda: client.exists(bound) == 1), (tmp_path / "worker.log").read_text()
+        assert eventually(lambda: client.exists(bound) == 1, within=STARTED), (tmp_path / "worker.log").read_text()
         assert client.hexists(keys.HOSTS_SESSIONS, "alpha")
     yield running
     running.kill()

@@ -6,16 +6,21 @@ import subprocess
 import sys
 
 import pytest
+from lab.parts import eventually
 
 pytestmark = pytest.mark.redis
 
-ENDS_WITHIN = 30
+ENDS_WITHIN = 120
+ANSWERS_WITHIN = "30"
 OF_THE_WORKER = ("--destination", "aima@alpha")
 """Without it, Celery waits for the whole timeout for the answers of others."""
 
 
 @pytest.fixture
-def celery(worker, worker_environment):
+def celery(worker, worker_environment, own_redis):
+    with own_redis.client() as client:  # a command that it does not receive yet is lost
+        assert eventually(lambda: client.pubsub_numpat() > 0), "the worker has not subscribed to its control channel"
+
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "celery", "-A", "aima_worker.celery", *words]
         return subprocess.run(
@@ -26,14 +31,14 @@ def celery(worker, worker_environment):
 
 
 def test_celery_status_lists_the_worker(celery):
-    status = celery("status", "--timeout", "5", *OF_THE_WORKER)
+    status = celery("status", "--timeout", ANSWERS_WITHIN, *OF_THE_WORKER)
 
     assert (status.returncode, status.stderr) == (0, "")
     assert "aima@alpha: OK" in status.stdout
 
 
 def test_celery_inspect_lists_the_queues_of_the_worker(celery):
-    queues = celery("inspect", "--timeout", "5", *OF_THE_WORKER, "active_queues")
+    queues = celery("inspect", "--timeout", ANSWERS_WITHIN, *OF_THE_WORKER, "active_queues")
 
     assert (queues.returncode, queues.stderr) == (0, "")
     assert "aima@alpha: OK" in queues.stdout

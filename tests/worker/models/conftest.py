@@ -40,9 +40,15 @@ def origin() -> Iterator[ModelOrigin]:
 
 
 @pytest.fixture
-def settings(settings: Settings) -> Settings:
-    """With a short stall timeout, and no reserve of disk."""
-    host = {**dict(settings.host), "model_stall": timedelta(seconds=1), "disk_reserve": "1kB"}
+def stall() -> timedelta:
+    """The stall timeout; longer than any test holds an origin back, and overridden where a stall is tested."""
+    return timedelta(minutes=1)
+
+
+@pytest.fixture
+def settings(settings: Settings, stall: timedelta) -> Settings:
+    """With that stall timeout, and no reserve of disk."""
+    host = {**dict(settings.host), "model_stall": stall, "disk_reserve": "1kB"}
     return settings.model_copy(update={"host": HostSettings.model_validate(host)})
 
 

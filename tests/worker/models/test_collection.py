@@ -319,7 +319,7 @@ def test_an_interrupted_fetch_is_collected_after_a_day_only(desk, origin, disk):
     id, ending = desk.begin(PullModel(manifest=manifest))
     assert eventually(lambda: [each.received for each in desk.host.models.listing()] == [SIZE - 21 * MIB])
     desk.host.operations.request_cancel(id)
-    ending.result(3)
+    ending.result(10)
     origin.release.set()
     assert eventually(lambda: not origin.sending and is_idle(desk, manifest))
     [place] = desk.host.models.root.glob(".fetching/*/*")

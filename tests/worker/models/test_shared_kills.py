@@ -83,7 +83,10 @@ class Shared(NamedTuple):
 
     def is_settled(self) -> bool:
         """All that the origin has sent is received, and journalled but for the last megabyte of each piece."""
-        there = self.journalled()
+        try:
+            there = self.journalled()
+        except FileNotFoundError:  # race: a host has not begun yet
+            return False
         sent = dict(self.origin.sent_of)
         return all(length - there.get(piece, 0) < JOURNALLED_EVERY + CHUNK for piece, length in sent.items())
 

@@ -27,6 +27,7 @@ from aima_core.store.hosts import HostStore
 from aima_core.store.operations import now
 from aima_core.trust.tokens import LONGEST_CERTIFICATE
 from aima_worker.models import sharing
+from aima_worker.models.origin import SILENCE
 from aima_worker.models.pieces import PIECE_SIZE, JournalReader, PieceQueue
 from aima_worker.models.sharing import ALONE_AFTER, SharedFetch
 
@@ -42,6 +43,7 @@ FILES = RandomFiles(
     }
 )
 SIZE = FILES.size
+WITHIN = timedelta(seconds=60)
 
 
 @pytest.fixture
@@ -80,7 +82,8 @@ def test_a_later_host_asks_no_origin_once_a_host_has_published_the_model(redis, 
 def test_a_host_that_has_just_ended_its_fetch_serves_before_its_facts_say_so(redis, tmp_path, origin, shared):
     with site(redis, tmp_path, "alpha", "beta") as (alpha, beta):
         alpha.fetch(shared).wait()
-        assert eventually(lambda: "held" in statement_of(redis, alpha))
+        everything = (1 << sum(-(-file.size // PIECE_SIZE) for file in shared.by_path)) - 1
+        assert eventually(lambda: f'"held":"{everything:x}"' in statement_of(redis, alpha))
         origin.requests.clear()
 
         beta.fetch(shared).wait()
@@ -136,13 +139,16 @@ def test_an_expired_certificate_is_replaced_at_once(redis, tmp_path, origin, sha
         assert origin.requests.total() == 0
 
 
-def test_a_host_that_is_not_certified_yet_downloads_no_piece_that_another_has_leased(redis, tmp_path, origin, shared):
+def test_a_host_that_is_not_certified_yet_downloads_no_piece_that_another_has_leased(
+    redis, tmp_path, origin, shared, monkeypatch
+):
     """As one that has just joined: its certificate comes within seconds."""
+    monkeypatch.setattr(sharing, "ALONE_AFTER", WITHIN)  # half of the model takes long on a busy machine
     origin.paused_at = SIZE // 2
     with site(redis, tmp_path, "alpha", "beta") as (alpha, beta):
         redis.hdel(keys.HOST_CERTIFICATES, beta.name)
         fetches = [alpha.fetch(shared), beta.fetch(shared)]
-        assert eventually(lambda: origin.all_sent >= SIZE // 2)
+        assert eventually(lambda: origin.all_sent >= SIZE // 2, within=WITHIN)
         HostCertifier(HostStore(redis), API_NODE).certify(HostStore(redis).all())
         origin.paused_at = None
         origin.release.set()
@@ -177,9 +183,9 @@ def test_a_linked_file_is_served_to_others(redis, tmp_path, origin, shared):
 def test_the_death_of_the_busiest_host_costs_what_it_alone_had(redis, tmp_path, origin, shared):
     """At most the pieces that it has downloaded and not yet sent, and those that are on their way."""
     origin.paused_at = SIZE // 2
-    with site(redis, tmp_path, "alpha", "beta", "gamma", model_stall="60s") as hosts:
+    with site(redis, tmp_path, "alpha", "beta", "gamma") as hosts:
         fetches = {host.name: host.fetch(shared) for host in hosts}
-        assert eventually(lambda: origin.all_sent >= SIZE // 2)
+        assert eventually(lambda: origin.all_sent >= SIZE // 2, within=WITHIN)
         busiest = max(hosts, key=lambda host: sum(each.received for each in host.store.listing()))
         busiest.die()
         fetches[busiest.name].close()
@@ -222,10 +228,10 @@ def test_a_host_that_left_resumes_with_what_it_had(redis, tmp_path, origin, shar
     origin.paused_at = SIZE // 2
     with site(redis, tmp_path, "alpha", "beta") as (alpha, beta):
         first, other = alpha.fetch(shared), beta.fetch(shared)
-        assert eventually(lambda: origin.all_sent >= SIZE // 2)
+        assert eventually(lambda: origin.all_sent >= SIZE // 2, within=WITHIN)
         at = time.monotonic()
         first.close()
-        assert time.monotonic() - at < 2
+        assert time.monotonic() - at < SILENCE.total_seconds() / 2  # a blocked read would last that long
         origin.paused_at = None
         origin.release.set()
 
@@ -291,7 +297,7 @@ def test_without_redis_a_fetch_goes_on_alone(own_redis, tmp_path, origin, shared
     redis = command_link(own_redis.url)
     with closing(redis), site(redis, tmp_path, "alpha", "beta") as (alpha, beta):
         fetches = [alpha.fetch(shared), beta.fetch(shared)]
-        assert eventually(lambda: origin.all_sent >= SIZE // 3)
+        assert eventually(lambda: origin.all_sent >= SIZE // 3, within=WITHIN)
         own_redis.kill()
         origin.paused_at = None
         origin.release.set()
@@ -307,7 +313,7 @@ def test_a_redis_that_has_lost_its_data_is_told_again(redis, tmp_path, origin, s
     origin.paused_at = SIZE // 2
     with site(redis, tmp_path, "alpha", "beta", "gamma") as hosts:
         fetches = [host.fetch(shared) for host in hosts]
-        assert eventually(lambda: origin.all_sent >= SIZE // 2)
+        assert eventually(lambda: origin.all_sent >= SIZE // 2, within=WITHIN)
         redis.flushall()
         origin.paused_at = None
         origin.release.set()

@@ -10,6 +10,7 @@ from datetime import timedelta
 from aima_worker.node.nvml import Device, Reading, nvml_reading
 
 SOON = timedelta(milliseconds=300)
+STARTED = timedelta(seconds=60)  # an interpreter on a busy machine
 ONE_CARD = '{"devices": [{"name": "A", "uuid": "GPU-1", "memory": 8, "compute_capability": "9.0"}], "error": null}'
 
 
@@ -18,13 +19,13 @@ def python(code: str) -> tuple[str, ...]:
 
 
 def test_nvml_on_this_machine_returns_devices_or_a_reason() -> None:
-    reading = nvml_reading()
+    reading = nvml_reading(within=STARTED)
 
     assert reading.devices or reading.error is None or reading.error.code not in ("Crashed", "Stuck"), reading
 
 
 def test_the_output_of_the_probe_program_is_parsed() -> None:
-    reading = nvml_reading(program=python(f"print({ONE_CARD!r})"))
+    reading = nvml_reading(within=STARTED, program=python(f"print({ONE_CARD!r})"))
 
     assert reading == Reading(devices=(Device("A", "GPU-1", 8, "9.0"),))
 
@@ -36,11 +37,11 @@ def test_a_driver_that_never_answers_times_out() -> None:
 
     assert reading.error is not None
     assert reading.error.code == "Stuck"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_a_crashing_nvml_library_does_not_crash_the_worker() -> None:
-    reading = nvml_reading(program=python("import os; os.abort()"))
+    reading = nvml_reading(within=STARTED, program=python("import os; os.abort()"))
 
     assert reading.error is not None
     assert reading.error.code == "Crashed"

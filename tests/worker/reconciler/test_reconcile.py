@@ -63,7 +63,7 @@ def looks_until(watch, fact) -> bool:
         watch.reconcile_once()
         return fact()
 
-    return eventually(after_a_look, within=timedelta(seconds=5))
+    return eventually(after_a_look, within=timedelta(seconds=30))
 
 
 def looks_for_a_while(watch) -> None:
@@ -80,6 +80,14 @@ def lost_while_loading(desk, runtime, forget, manners=LOADS, **engine) -> Operat
     forget()
     assert end.result(10).code == "operation_lost"
     return id
+
+
+def load_anew(runtime) -> None:
+    """The health timeout counts from here: on a busy machine, the loss may have taken longer than that."""
+    spec = runtime.spec_of(NAME)
+    runtime.remove(NAME, grace=timedelta())
+    runtime.next_runs(LOADS)
+    runtime.run(spec)
 
 
 # Redis has lost its data ------------------------------------------------------------------------------------------
@@ -286,6 +294,7 @@ def test_an_abandoned_start_becomes_ready_once_its_engine_answers(desk, watch, r
 
 def test_an_abandoned_start_that_never_answers_is_removed_after_its_health_timeout(desk, watch, runtime, forget):
     lost_while_loading(desk, runtime, forget, health_check={"timeout": "1s"})
+    load_anew(runtime)
     watch.reconcile_once()
     assert desk.containers() == [NAME]
 
@@ -339,7 +348,7 @@ def test_a_queued_start_is_left_alone(desk, watch):
 
 def test_a_start_that_runs_on_this_host_keeps_its_resources(desk, watch, runtime):
     runtime.next_runs(LOADS)
-    id, end = desk.begin(a_start_of(health_check={"timeout": "1s", "at_most": "2s"}))
+    id, end = desk.begin(a_start_of(health_check={"timeout": "1m"}))
     desk.until_phase(id, Phase.LOADING)
 
     looks_for_a_while(watch)
@@ -347,6 +356,7 @@ def test_a_start_that_runs_on_this_host_keeps_its_resources(desk, watch, runtime
     assert record(desk).state is InstanceState.STARTING
     assert desk.containers() == [NAME]
     assert len(desk.leases()) == len(desk.host.allocations.held(ALPHA)) == 1
+    runtime.behave(NAME, Behaviour())
     end.result(10)
 
 

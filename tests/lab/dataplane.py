@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import socketserver
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.forked import Process, launch
-from lab.parts import eventually
+from lab.parts import eventually, free_port
 from pydantic import SecretStr
 
 from aima_core.domain.ids import HostName, InstanceId
@@ -151,7 +150,7 @@ class DataplaneUnderTest:
 
     def end(self, number: signal.Signals = signal.SIGKILL) -> None:
         if self.process is not None and self.process.poll() is None:
-            os.kill(self.process.pid, number)
+            self.process.send_signal(number)
             self.process.wait(10)
 
     def headers(self, instance: InstanceId = INSTANCE) -> dict[str, str]:
@@ -203,9 +202,7 @@ def signer(api_node: SigningKey = API_NODE, gateway: SigningKey = GATEWAY, **cha
 
 @contextmanager
 def dataplane(directory: Path) -> Iterator[DataplaneUnderTest]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    plane = DataplaneUnderTest(directory, port)
+    plane = DataplaneUnderTest(directory, free_port())
     try:
         plane.start()
         yield plane

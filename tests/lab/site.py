@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +14,7 @@ from typing import Any
 from lab.certificates import Certificate
 from lab.commands import SIGNING_KEY
 from lab.forked import Process, launch
-from lab.parts import eventually
+from lab.parts import eventually, free_port
 
 from aima_api.controllers.certification import HostCertifier
 from aima_core.domain.ids import HostName
@@ -74,8 +72,7 @@ class SharingHost:
     def __init__(
         self, redis: TextRedis, directory: Path, name: str, *, tls: Certificate | None = None, **host: Any
     ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         reported = {"name": name, "disk_reserve": "1kB", "model_stall": "5s", "model_store": str(directory / "store")}
         self.settings = Settings.model_validate(
             {
@@ -119,7 +116,7 @@ class SharingHost:
     def die(self) -> None:
         """Its data plane, by SIGKILL."""
         if self._plane is not None and self._plane.poll() is None:
-            os.kill(self._plane.pid, signal.SIGKILL)
+            self._plane.kill()
             self._plane.wait(10)
 
     def fetch(self, manifest: Manifest, *, token: str | None = None) -> Fetching:
@@ -158,6 +155,7 @@ def site(
         if serving:
             for each in made:
                 assert eventually(each.serves, within=timedelta(seconds=60))
+                each.join()  # race: an interpreter of a busy machine takes seconds of those for which it is live
         yield made
     finally:
         for each in made:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from lab.commands import enqueue_signed
@@ -88,7 +89,7 @@ def host_of(settings: Settings, redis: TextRedis, runtime: ContainerRuntime, **m
         yield host
     finally:
         host.claims.stop()
-        assert eventually(_fetches_have_ended)
+        assert eventually(_fetches_have_ended, within=timedelta(seconds=60))
 
 
 def _fetches_have_ended() -> bool:

@@ -35,7 +35,7 @@ class EngineAt:
         try:
             with self.client() as client:
                 return bool(client.ping())
-        except DockerException:
+        except (DockerException, OSError):  # race: it ends between the two requests of a ping
             return False
 
     @contextmanager

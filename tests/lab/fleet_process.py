@@ -93,7 +93,7 @@ class Crowd:
         return {name: room.running() for name, room in self._allocations.items()}
 
     def _tell_made(self) -> dict[str, int]:
-        return {name: count for room in self._allocations.values() for name, count in room.made.items()}
+        return {name: count for room in self._allocations.values() for name, count in room.made_so_far().items()}
 
     def _tell_away(self, host: str, is_away: bool) -> None:
         self._allocations[host].away = is_away

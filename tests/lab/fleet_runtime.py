@@ -54,6 +54,10 @@ class FleetRuntime(FakeRuntime):
         super().remove(name, **how)
         self._keep()
 
+    def made_so_far(self) -> dict[str, int]:
+        with self._changed:
+            return dict(self.made)
+
     def running(self) -> list[str]:
         with self._changed:
             return sorted(name for name, engine in self._engines.items() if engine.running)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from threading import Thread
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from aima_core.store.operations import now
 from aima_core.store.services import ServiceStore
 from aima_core.system.engine_connections import EngineConnection
 
+STARTS_WITHIN = timedelta(seconds=60)
 EVERYTHING = (
     "chat",
     "completions",
@@ -98,7 +100,7 @@ def gateway(redis_url: str, *, keys: tuple[str, ...] = (), **settings: Any) -> I
     server = GatewayServer(Settings.model_validate({**given, "signing_key": SIGNING_KEY}))
     thread = Thread(target=server.run, name="gateway")
     thread.start()
-    assert eventually(lambda: server.started or not thread.is_alive())
+    assert eventually(lambda: server.started or not thread.is_alive(), within=STARTS_WITHIN)
     address, port = server.servers[0].sockets[0].getsockname()[:2]
     url = f"{'https' if settings.get('tls') else 'http'}://{address}:{port}"
     try:

@@ -16,7 +16,11 @@ from redis import ConnectionError as NotConnected
 from redis import Redis
 from redis import TimeoutError as TimedOut
 
-STARTS_WITHIN = timedelta(seconds=10)
+STARTS_WITHIN = timedelta(seconds=60)
+ENDS_WITHIN = timedelta(seconds=60)
+ANSWERS_WITHIN = timedelta(seconds=1)
+COMMAND_TIMEOUT = timedelta(seconds=20)
+"""An fsync of a busy disk takes seconds, and after a timeout redis-py sends the command again."""
 
 
 def redis_program() -> Path | None:
@@ -78,14 +82,15 @@ class RedisServer:
 
     def answers(self) -> bool:
         try:
-            with self.client() as client:
+            with self.client(within=ANSWERS_WITHIN) as client:
                 return bool(client.ping())
         except (NotConnected, TimedOut):
             return False
 
-    def client(self) -> Redis:
-        """A plain client of redis-py."""
-        return Redis(port=self.port, password=self.password, socket_timeout=1, decode_responses=True)
+    def client(self, *, within: timedelta = COMMAND_TIMEOUT) -> Redis:
+        """A plain client of redis-py, with that timeout."""
+        timeout = within.total_seconds()
+        return Redis(port=self.port, password=self.password, socket_timeout=timeout, decode_responses=True)
 
     def empty(self) -> None:
         with self.client() as client:
@@ -130,7 +135,7 @@ class RedisServer:
     def _end(self, with_signal: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(with_signal)
-            self._process.wait(timeout=10)
+            self._process.wait(ENDS_WITHIN.total_seconds())
             self._process = None
 
     def _settings(self) -> list[str]:

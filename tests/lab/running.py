@@ -24,7 +24,7 @@ from aima_api.cli.main import run
 ROOT = Path(__file__).parents[2]
 AIMA = Path(sys.executable).with_name("aima")
 UP_WITHIN = timedelta(seconds=90)
-DOWN_WITHIN = 20
+DOWN_WITHIN = 60
 
 
 class Commands:

@@ -16,7 +16,7 @@ from redis import Redis, RedisError
 
 MASTER = "aima"
 DOWN_AFTER = timedelta(seconds=1)
-AGREES_WITHIN = timedelta(seconds=20)
+AGREES_WITHIN = timedelta(seconds=60)
 
 
 class Watched:

@@ -22,14 +22,18 @@ from lab.api_process import ApiProcess
 from lab.commands import SIGNING_KEY
 from lab.fleet import fleet_engine
 from lab.forked import Process, launch
-from lab.parts import eventually, free_port, missing
+from lab.parts import eventually, missing, size_of, xdist_worker
 
 from aima_worker.runtimes.process.disk import remove_tree
 from aima_worker.runtimes.process.users import obstacle
 
-WITHIN = timedelta(seconds=40)
-USERS = {"alpha": range(80_900, 80_950), "beta": range(80_950, 81_000)}
-"""Of the engines of each host."""
+WITHIN = timedelta(seconds=120)
+FIRST_USER = 82_000 + 100 * xdist_worker()
+USERS = {"alpha": range(FIRST_USER, FIRST_USER + 50), "beta": range(FIRST_USER + 50, FIRST_USER + 100)}
+"""Of the engines of each host, and of no other test or xdist worker, whose engines `kill_all` would kill."""
+FIRST_PORT = 32_000 + 50 * xdist_worker()
+PORTS = {"alpha": range(FIRST_PORT, FIRST_PORT + 25), "beta": range(FIRST_PORT + 25, FIRST_PORT + 50)}
+"""Race: hosts that choose the same port at once both find it free."""
 PYTHON = "/usr/bin/python3"
 """Every user may execute it: the Python of the tests can lie in a home directory."""
 PIDS = 40
@@ -181,7 +185,7 @@ class NativeHosts:
         own = {
             "AIMA_HOST__NAME": name,
             "AIMA_STATE_DIR": str(self.states[name]),
-            "AIMA_HOST__PORTS": f"{(first := free_port())}-{first + 20}",
+            "AIMA_HOST__PORTS": f"{PORTS[name][0]}-{PORTS[name][-1]}",
             "AIMA_NATIVE__USERS": f"{USERS[name][0]}-{USERS[name][-1]}",
         }
         with (self.directory / f"{name}.log").open("ab") as log:
@@ -235,7 +239,7 @@ class NativeHosts:
 
     def serves(self, attack: str, host: str = "alpha") -> bool:
         try:
-            return httpx2.get(f"{self.instance(attack, host)['endpoint']}/health", timeout=5).is_success
+            return httpx2.get(f"{self.instance(attack, host)['endpoint']}/health", timeout=60).is_success
         except httpx2.TransportError:
             return False
 
@@ -247,11 +251,7 @@ class NativeHosts:
         return directory
 
     def log_size(self, attack: str) -> int:
-        size = 0
-        for file in self.engine_directory(attack).glob("log*"):
-            with suppress(FileNotFoundError):  # race: it is rotated
-                size += file.stat().st_size
-        return size
+        return size_of(self.engine_directory(attack).glob("log*"))
 
     def processes_of(self, attack: str, host: str = "alpha") -> list[psutil.Process]:
         running = json.loads((self.engine_directory(attack, host) / "running.json").read_text())

@@ -38,7 +38,7 @@ SERVICES = tuple(f"svc-owned-{number}" for number in range(4))
 HOSTS = ("fake-00", "fake-01", "fake-02")
 ALIAS = "owned"
 TARGETS = {SERVICES[0]: 1}
-RECOVERS_WITHIN = timedelta(seconds=60)
+RECOVERS_WITHIN = timedelta(seconds=120)
 ENDED = ("succeeded", "failed", "cancelled")
 MOST_MORE_DESCRIPTORS = 40
 MOST_MORE_MEMORY = 100 << 20
@@ -112,7 +112,7 @@ class AttackStage:
             yield
         finally:
             self._enough.set()
-            thread.join(30)
+            thread.join(90)
 
     def _work(self, random: Random) -> None:
         while not self._enough.is_set():
@@ -195,9 +195,9 @@ class AttackStage:
             for each in self.fleet.processes
             if not each.up
         ]
-        if not psutil.pid_exists(self.api.pid) or not self.api.answers():
+        if not psutil.pid_exists(self.api.pid) or not eventually(self.api.answers, within=RECOVERS_WITHIN):
             found.append("the API node does not answer")
-        if not self.gateway.answers():
+        if not eventually(self.gateway.answers, within=RECOVERS_WITHIN):
             found.append(f"the gateway does not answer: {self.gateway.log()[-6000:]}")
         if not eventually(self._plane_serves, within=RECOVERS_WITHIN):
             found.append("the data plane does not forward a request with a token")
@@ -249,7 +249,7 @@ class AttackStage:
                 if descriptors > self._before[name][0] + MOST_MORE_DESCRIPTORS
             ]
 
-        eventually(lambda: not leaks(), within=timedelta(seconds=20))
+        eventually(lambda: not leaks(), within=RECOVERS_WITHIN)
         return leaks()
 
     def _held(self) -> dict[str, tuple[int, int]]:
@@ -338,8 +338,9 @@ def attack_stage(server: RedisServer, directory: Path) -> Iterator[AttackStage]:
         stack.callback(stage.application.close)
         stack.callback(stage.owner.close)
         for service in SERVICES:
-            assert stage._lives(service), service
-        assert stage.set_alias() and stage._models_are_listed() and stage._plane_serves()
+            assert eventually(partial(stage._lives, service), within=RECOVERS_WITHIN), service
+        for fact in (stage.set_alias, stage._models_are_listed, stage._plane_serves):
+            assert eventually(fact, within=RECOVERS_WITHIN), fact
         stage.begin()
         yield stage
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -38,8 +37,8 @@ pytestmark = pytest.mark.redis
 ALPHA = HostName("alpha")
 INSTANCE = keys.instance("svc-tiny-other@alpha")
 EVIL = "0b5f4c1e-3c1c-4a52-9c55-3f8a3a0f9f21"
-SOON = timedelta(seconds=10)
-ENDS_WITHIN = timedelta(seconds=40)
+SOON = timedelta(seconds=60)
+ENDS_WITHIN = timedelta(seconds=90)
 DEEP = "[" * 100_000
 
 
@@ -463,7 +462,7 @@ def test_a_worker_restarted_under_a_forged_session_keeps_trying_and_a_second_one
     assert eventually(lambda: retries_join(link, log), within=ENDS_WITHIN), log.read_text()
     assert again.poll() is None
     again.send_signal(signal.SIGTERM)
-    assert again.wait(timeout=10) == 0
+    assert again.wait(timeout=60) == 0
     link.close()
 
 
@@ -521,13 +520,20 @@ def test_what_another_writer_sends_reaches_no_log_unfiltered(capsys):
 
 
 def test_the_log_of_a_worker_is_filtered(tmp_path, worker_environment, own_redis):  # noqa: F811
-    environment = {**worker_environment, "AIMA_HOST__NAME": "alpha"}
-    with own_redis.client() as client:
+    environment, log = {**worker_environment, "AIMA_HOST__NAME": "alpha"}, tmp_path / "worker.log"
+    with own_redis.client() as client, log.open("wb") as file:
         client.hset(keys.HOSTS_SESSIONS, "alpha", "\x1b[2Jevil session")
-        client.zadd(keys.HOSTS_SEEN, {"alpha": client.time()[0]})
+        refused = launch("aima_worker", env=environment, stdout=file, stderr=file)
 
-    refused = subprocess.run([sys.executable, "-m", "aima_worker"], env=environment, capture_output=True, timeout=60)
+        def has_ended() -> bool:
+            """Sends a heartbeat of the forged session: without one, the worker could take the name."""
+            client.zadd(keys.HOSTS_SEEN, {"alpha": client.time()[0]})
+            return refused.poll() is not None
 
-    assert refused.returncode == 35
-    assert b"\x1b" not in refused.stderr
+        has_been_refused = eventually(has_ended, within=ENDS_WITHIN)
+        refused.kill()
+
+    assert has_been_refused, log.read_text()
+    assert refused.wait() == 35
+    assert b"\x1b" not in log.read_bytes()
     assert Path(tmp_path).exists() and SIGNING_KEY and OperationId(EVIL)

@@ -96,15 +96,17 @@ def test_an_endless_head_is_cut_before_it_takes_memory(apart: ApiProcess, kind: 
 
 
 @pytest.mark.parametrize("headers", [{"X-Long": "x" * 40_000}, {f"X-{number}": "" for number in range(101)}])
-def test_a_head_over_the_limit_is_answered_with_the_limit(impatient: Node, headers: dict[str, str]) -> None:
-    answer = impatient.get("/healthz", headers=headers)
+def test_a_head_over_the_limit_is_answered_with_the_limit(redis_url: str, headers: dict[str, str]) -> None:
+    with api_node(redis_url) as node:
+        answer = node.get("/healthz", headers=headers)
 
     assert (answer.status_code, answer.json()["code"]) == (431, "headers_too_large")
     assert answer.headers["connection"] == "close"
 
 
-def test_a_long_body_in_one_piece_is_no_head(impatient: Node) -> None:
-    answer = impatient.post(f"/v1/services/{SERVICE}:start", {"model": "x" * 500_000})
+def test_a_long_body_in_one_piece_is_no_head(redis_url: str) -> None:
+    with api_node(redis_url) as node:
+        answer = node.post(f"/v1/services/{SERVICE}:start", {"model": "x" * 500_000})
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
 
@@ -118,9 +120,10 @@ def test_slow_and_silent_connections_are_cut_and_event_streams_stay(impatient: N
     with ExitStack() as open_ones, impatient.following(operation["id"]) as stream:
         next(stream)
         silent = [open_ones.enter_context(connected(impatient.url)) for _ in range(5)]
-        half = [open_ones.enter_context(connected(impatient.url)) for _ in range(5)]
-        for line in half:
-            line.sendall(b"GET /healthz HTTP/1.1\r\nHost: local")
+        half = []
+        for _ in range(5):
+            half.append(open_ones.enter_context(connected(impatient.url)))
+            half[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: local")
         trickling = open_ones.enter_context(connected(impatient.url))
 
         assert trickled_until_cut(trickling, b"GET /healthz HTTP/1.1\r\n" + b"X: y\r\n" * 10_000)
@@ -136,14 +139,15 @@ def test_a_request_whose_body_never_arrives_is_answered_with_408_and_not_execute
     path = f"/v1/services/{SERVICE}:start"
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with ExitStack() as open_ones:
-        lines = [open_ones.enter_context(connected(impatient.url)) for _ in range(2)]
-        lines[0].sendall(f"{head}Content-Length: 20\r\n\r\n".encode())
-        lines[1].sendall(f"{head}Content-Length: 20\r\n\r\n{{}}".encode())
+        lines = []
+        for body in ("", "{}"):
+            lines.append(open_ones.enter_context(connected(impatient.url)))
+            lines[-1].sendall(f"{head}Content-Length: 20\r\n\r\n{body}".encode())
         answers = [received(line) for line in lines]
 
     for answer in answers:
-        answered, _, body = answer.partition(b"\r\n\r\n")
-        problem = json.loads(body)
+        answered, _, content = answer.partition(b"\r\n\r\n")
+        problem = json.loads(content)
         assert answered.startswith(b"HTTP/1.1 408 ")
         assert b"connection: close" in answered
         assert (problem["status"], problem["code"], problem["instance"]) == (408, "request_timeout", path)
@@ -156,8 +160,10 @@ def test_a_request_whose_body_never_arrives_is_answered_with_408_and_not_execute
 
 def test_only_a_request_that_has_begun_is_answered_with_408(impatient: Node) -> None:
     with ExitStack() as open_ones:
-        silent, half, second = (open_ones.enter_context(connected(impatient.url)) for _ in range(3))
+        silent = open_ones.enter_context(connected(impatient.url))
+        half = open_ones.enter_context(connected(impatient.url))
         half.sendall(b"GET /healthz HTTP/1.1\r\nHost: local")
+        second = open_ones.enter_context(connected(impatient.url))
         second.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /healthz HTTP/1.1\r\n")
 
         assert received(silent) == b""
@@ -219,7 +225,7 @@ def test_connections_beyond_the_limit_of_an_address_hold_no_descriptor(apart: Ap
     before = descriptors(apart.pid)
     with ExitStack() as open_ones:
         lines = [open_ones.enter_context(connected(apart.url)) for _ in range(200)]
-        refused = [each for line in lines[60:] if (each := line.recv(65536))]
+        refused = [each for line in lines[60:] if (each := received(line))]
         assert eventually(lambda: descriptors(apart.pid) - before <= 32, within=SOON)
 
     problem = json.loads(refused[0].partition(b"\r\n\r\n")[2])
@@ -238,7 +244,7 @@ def test_a_trusted_proxy_has_no_limit_but_that_of_the_node(redis_url: str) -> No
         ExitStack() as open_ones,
     ):
         lines = [open_ones.enter_context(connected(node.url)) for _ in range(12)]
-        refused = b"".join(line.recv(65536) for line in lines[9:])
+        refused = b"".join(map(received, lines[9:]))
 
         assert len(node.server.limits) == 9
 

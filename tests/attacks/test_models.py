@@ -31,7 +31,7 @@ def origin():
 @pytest.fixture
 def desk(tmp_path, redis):
     """The host that is attacked."""
-    host = {"name": "alpha", "ports": "18500-18599", "model_stall": "1s", "disk_reserve": "1kB"}
+    host = {"name": "alpha", "ports": "18500-18599", "model_stall": "30s", "disk_reserve": "1kB"}
     (tmp_path / "models").mkdir()
     host |= {"model_roots": [tmp_path / "models"], "trusted_model_roots": [tmp_path / "models"]}
     settings = Settings.model_validate(
@@ -240,7 +240,7 @@ def test_no_symbolic_link_in_a_directory_leads_to_secrets(desk, token, tmp_path,
 @pytest.mark.parametrize("where", ["state/secrets", "state", "."])
 def test_secrets_below_a_model_root_are_not_read(redis, tmp_path, where):
     """As an owner may arrange it by mistake, with a model root above the state directory."""
-    host = {"name": "alpha", "model_stall": "1s", "disk_reserve": "1kB"}
+    host = {"name": "alpha", "model_stall": "30s", "disk_reserve": "1kB"}
     host |= {"model_roots": [tmp_path], "trusted_model_roots": [tmp_path]}
     root = tmp_path / "below"
     settings = Settings.model_validate(

@@ -31,8 +31,8 @@ pytestmark = pytest.mark.redis
 ONE, OTHER = "spark-01", "spark-010"
 """The name of one is the beginning of the other's."""
 USERS = ("aima-api", f"aima-worker-{ONE}", f"aima-worker-{OTHER}", "aima-gateway", "aima-flower")
-WITHIN = timedelta(seconds=30)
-LOST_WITHIN = timedelta(seconds=60)
+WITHIN = timedelta(seconds=90)
+LOST_WITHIN = timedelta(seconds=120)
 MOST_DENIALS = 1000
 
 
@@ -148,7 +148,7 @@ class Life:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_whole_life_under_these_users_has_no_denial(guarded: Guarded, tmp_path: Path) -> None:
     with ExitStack() as stack:
         life = Life(guarded, stack, tmp_path)
@@ -165,7 +165,7 @@ def test_a_whole_life_under_these_users_has_no_denial(guarded: Guarded, tmp_path
         for user in ("aima-api", f"aima-worker-{ONE}"):
             list(check_hosts(Settings.model_validate({"redis": {"url": guarded.url(user)}})))
         life.hosts[ONE].processes[0].stop()
-        assert eventually(lambda: not any(host["live"] for host in api.all("hosts")))
+        assert eventually(lambda: not any(host["live"] for host in api.all("hosts")), within=WITHIN)
 
     assert guarded.denials() == set()
 
@@ -177,7 +177,7 @@ def start_pull_follow_and_stop(life: Life) -> None:
     api.start("svc-fleet-both", hosts=[ONE, OTHER])
     life.post("/v1/services/svc-fleet-keyed:start", {"hosts": [ONE]}, **{"Idempotency-Key": "one"})
     life.post("/v1/services/svc-fleet-keyed:start", {"hosts": [ONE]}, **{"Idempotency-Key": "one"})
-    with api.client.stream("GET", "/v1/events", timeout=10) as events:
+    with api.client.stream("GET", "/v1/events", timeout=60) as events:
         [operation] = api.start("svc-fleet-seen", hosts=[ONE])
         assert any(operation["id"] in line for line in events.iter_lines())
     life.until_idle()
@@ -208,7 +208,7 @@ def drain_and_resume(life: Life) -> None:
 def crash_an_engine_and_restart_a_worker(life: Life) -> None:
     process = life.hosts[ONE].processes[0]
     logs = "/v1/services/svc-fleet-both/logs"
-    with life.api.client.stream("GET", logs, params={"follow": "true", "host": ONE}, timeout=30) as followed:
+    with life.api.client.stream("GET", logs, params={"follow": "true", "host": ONE}, timeout=60) as followed:
         process.crash(ONE, f"fleet.svc-fleet-both.{ONE}")
         assert any("asked to crash" in line for line in followed.iter_lines())
     assert eventually(lambda: life.states()[f"svc-fleet-both@{ONE}"] == "ready", within=WITHIN)

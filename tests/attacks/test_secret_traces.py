@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -96,7 +96,7 @@ class Installation:
         (self.directory / "start.out").write_text(started.stdout + started.stderr)
 
     def served(self, what: str) -> str:
-        with urlopen(f"{self.aima.instance(SERVICE)['endpoint']}/{what}", timeout=10) as answer:
+        with urlopen(f"{self.aima.instance(SERVICE)['endpoint']}/{what}", timeout=60) as answer:
             return str(answer.read().decode().strip())
 
     @property
@@ -106,7 +106,7 @@ class Installation:
     def surfaces(self) -> Iterator[tuple[str, bytes]]:
         """All that others can read, by name."""
         for listing in LISTINGS:
-            with urlopen(f"{self.aima.url}/v1/{listing}".replace("/v1/events", "/v1/operations"), timeout=10) as answer:
+            with urlopen(f"{self.aima.url}/v1/{listing}".replace("/v1/events", "/v1/operations"), timeout=60) as answer:
                 yield f"GET {listing}", answer.read()
         for words in (
             ("service", "status", SERVICE),
@@ -117,9 +117,7 @@ class Installation:
             said = self.aima.aima(*words)
             yield f"aima {' '.join(words)}", (said.stdout + said.stderr).encode()
         yield "keys of Redis", self._redis()
-        for path in self.directory.rglob("*"):  # the logs, and the state of Redis, API node, host and native engines
-            if path.is_file():
-                yield str(path.relative_to(self.directory)), path.read_bytes()
+        yield from files_in(self.directory)  # the logs, and the state of Redis, API node, host and native engines
         for line in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 yield str(line), line.read_bytes()
@@ -135,6 +133,15 @@ class Installation:
             return b"\n".join(key + (client.dump(key) or b"") for key in client.scan_iter())
 
 
+def files_in(directory: Path) -> Iterator[tuple[str, bytes]]:
+    """Those that exist when they are read: others are renamed or removed meanwhile."""
+    for parent, _, names in os.walk(directory):
+        for path in (Path(parent, name) for name in names):
+            with suppress(FileNotFoundError):
+                if path.is_file():
+                    yield str(path.relative_to(directory)), path.read_bytes()
+
+
 def catalog_of(directory: Path) -> Path:
     engine = {
         "name": "holder-probe",
@@ -143,7 +150,7 @@ def catalog_of(directory: Path) -> Path:
         "command": ["sh", "-c", _IN_A_CONTAINER],
         "port": 8000,
         "secrets": {VARIABLE: "environment"},
-        "health_check": {"path": "/health", "timeout": "20s"},
+        "health_check": {"path": "/health", "timeout": "60s"},
         "requires": {"platforms": ["linux/amd64", "linux/arm64"], "memory": "16MB"},
         "native": {"command": [PYTHON, "-c", _NATIVELY, "{port}"], "install": "none"},
     }
@@ -184,9 +191,7 @@ def of_docker(installed: Installation) -> Iterator[tuple[str, bytes]]:
         yield "docker export", b"".join(api.export(container))
         yield "docker diff", json.dumps(api.diff(container)).encode()
         yield "docker events", b"".join(api.events(since=installed.began, until=int(time.time())))
-        for path in (Path(api.info()["DockerRootDir"]) / "containers" / container).rglob("*"):
-            if path.is_file():
-                yield str(path), path.read_bytes()
+        yield from files_in(Path(api.info()["DockerRootDir"]) / "containers" / container)
 
 
 @pytest.fixture
@@ -217,7 +222,7 @@ def assert_copies_are_gone(installed: Installation) -> None:
 @pytest.mark.docker
 @pytest.mark.redis
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("installed", ["docker"], indirect=True)
 def test_an_engine_in_a_container_gets_its_secrets_and_nothing_else_has_them(installed: Installation) -> None:
     installed.start()
@@ -237,7 +242,7 @@ def test_an_engine_in_a_container_gets_its_secrets_and_nothing_else_has_them(ins
 
 @pytest.mark.redis
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("installed", ["process"], indirect=True)
 def test_a_native_engine_gets_its_secrets_and_nothing_else_has_them(installed: Installation) -> None:
     installed.start()

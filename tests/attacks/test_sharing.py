@@ -57,6 +57,7 @@ def host(shared_redis, tmp_path_factory) -> Iterator[SharingHost]:
             write(partial, PARTIAL, {(0, 0)})
         yield alpha
     redis.close()
+    shared_redis.empty()  # for the next test of this process, which may be one of another file
 
 
 def write(partial, files, pieces) -> None:
@@ -176,6 +177,7 @@ def test_uploads_are_limited_and_others_are_told_so(shared_redis, tmp_path):
         assert eventually(delta.serves, within=timedelta(seconds=60))
         status, body = get(delta, path_of(PUBLISHED, 0), token(at="delta"))
     redis.close()
+    shared_redis.empty()
 
     assert (status, json.loads(body)["code"]) == (503, "too_many_uploads")
 

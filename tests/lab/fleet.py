@@ -28,7 +28,7 @@ from lab.parts import eventually
 
 TESTS = Path(__file__).parents[1]
 UP_WITHIN = timedelta(seconds=120)
-ENDS_WITHIN = timedelta(seconds=30)
+ENDS_WITHIN = timedelta(seconds=60)
 ANSWERS_WITHIN = timedelta(seconds=30)
 IMAGE = "fleet:1"
 ARCH = "arm64" if platform.machine() in ("aarch64", "arm64") else "amd64"

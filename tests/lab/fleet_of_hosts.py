@@ -39,6 +39,7 @@ from typing import Any
 import yaml
 from lab.cell import Cell, cell
 from lab.cgroups import own_cgroups
+from lab.engine import LOADS_WITHIN
 from lab.host import HostPlan, LabHost, make_host
 from lab.look_alike import archive_of
 from lab.network import Network, network
@@ -186,7 +187,7 @@ class FleetOfHosts:
         reference = f"{self.registry.address}/{name}"
         engine = next(host.engine for host in self.hosts if host.engine.answers())
         engine.load(archive_of(image, name=reference, arch=arch))
-        with engine.client() as client:
+        with engine.client(within=LOADS_WITHIN) as client:
             said = client.images.push(reference)
             client.images.remove(reference)
         assert '"error"' not in said, said

@@ -23,6 +23,7 @@ from aima_core.store.operations import now
 from aima_core.store.services import ServiceStore
 from aima_core.system.engine_connections import EngineConnection
 
+STARTS_WITHIN = timedelta(seconds=60)
 EVERYTHING = (
     "chat",
     "completions",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from lab.cell import Cell
 from lab.engine import EngineAt
 from lab.network import Link, Network
+from lab.parts import size_of
 from lab.program import Program
 from lab.running import AIMA
 from lab.unpacked import Unpacked, engine_command
@@ -75,7 +76,7 @@ class HostEngine(EngineAt, Program):
         """In bytes, of all its log files."""
         with self.client() as client:
             path = self._inside.outside(Path(client.api.inspect_container(container)["LogPath"]))
-        return sum(each.stat().st_size for each in path.parent.glob(f"{path.name}*"))
+        return size_of(path.parent.glob(f"{path.name}*"))
 
     def containers(self, **labels: str) -> list[str]:
         """The names of its containers, running or not, with those labels (`installation` for `aima.installation`)."""

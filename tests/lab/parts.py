@@ -6,10 +6,11 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from itertools import count
+from pathlib import Path
 from typing import NoReturn
 
 import psutil
@@ -75,6 +76,15 @@ def runs(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
+
+
+def size_of(files: Iterable[Path]) -> int:
+    """In bytes, of those that exist: a log may be rotated between its listing and its inspection (race)."""
+    size = 0
+    for file in files:
+        with suppress(FileNotFoundError):
+            size += file.stat().st_size
+    return size
 
 
 def received(line: socket.socket) -> bytes:

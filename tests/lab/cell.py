@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 from lab.parts import missing
 
-ENDS_WITHIN = timedelta(seconds=10)
+ENDS_WITHIN = timedelta(seconds=60)
 _CLONE_NEWNET = 0x40000000
 _OUTERMOST = (
     *("setpriv", "--pdeathsig", "KILL", "--"),

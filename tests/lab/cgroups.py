@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 _SWEEP = """
 cat  # ends with whoever holds the other end
-for attempt in $(seq 50); do
+for attempt in $(seq 300); do
     groups=$(find /sys/fs/cgroup -depth -type d -path "*/$0*")
     [ -n "$groups" ] || exit 0
     rmdir $groups

@@ -28,7 +28,7 @@ from aima_core.store.ports import PortStore
 from aima_worker.runtime import ContainerRuntime
 from aima_worker.runtimes.docker.sdk.runtime import DockerSdkRuntime
 
-SETTLES_WITHIN = timedelta(seconds=12)
+SETTLES_WITHIN = timedelta(seconds=30)
 LEFT_TO_THE_COLLECTOR = "anon_inode:[eventpoll]"
 """Left open by kombu when it closes a connection. An open event loop also has a pipe or socket."""
 INSTALLATION_LABEL = "aima.installation"

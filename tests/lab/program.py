@@ -45,6 +45,7 @@ class Program:
         """Starts it and waits until it answers; does nothing while it runs."""
         if self.alive:
             return
+        self._process = None  # of a process that has ended by itself
         self._entering = self._cell.run(*self._command, log=self._log, environment=self._settings)
         assert eventually(self._has_entered, within=ANSWERS_WITHIN), self._last_words()
         assert eventually(lambda: not self.alive or self.answers(), within=ANSWERS_WITHIN), self._last_words()

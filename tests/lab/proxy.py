@@ -41,7 +41,7 @@ class Proxy:
         asyncio.run(self._serve())
 
     def wait_ready(self) -> None:
-        assert self._ready.wait(5)
+        assert self._ready.wait(60)
 
     def stop(self) -> None:
         assert self._loop is not None

@@ -16,7 +16,9 @@ from redis import ConnectionError as NotConnected
 from redis import Redis
 from redis import TimeoutError as TimedOut
 
-STARTS_WITHIN = timedelta(seconds=10)
+STARTS_WITHIN = timedelta(seconds=60)
+ENDS_WITHIN = timedelta(seconds=60)
+"""Of a busy disk: it may write before it ends."""
 
 
 def redis_program() -> Path | None:
@@ -130,7 +132,7 @@ class RedisServer:
     def _end(self, with_signal: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(with_signal)
-            self._process.wait(timeout=10)
+            self._process.wait(ENDS_WITHIN.total_seconds())
             self._process = None
 
     def _settings(self) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -14,6 +15,7 @@ from urllib.request import Request, urlopen
 import docker
 from lab.parts import eventually, free_port
 
+STARTS_WITHIN = timedelta(seconds=60)
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 _CONFIG = """\
 version: 0.1
@@ -89,7 +91,7 @@ def registry(directory: Path, *, locked: bool = False) -> Iterator[Registry]:
     with (directory / "log").open("wb") as log:
         server = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
     try:
-        assert eventually(lambda: _answers(port)), (directory / "log").read_text()
+        assert eventually(lambda: _answers(port), within=STARTS_WITHIN), (directory / "log").read_text()
         yield Registry(port, directory / "data", account=ACCOUNT if locked else None)
     finally:
         server.kill()

@@ -168,7 +168,7 @@ class SharedGateway(Program):
 
 def _status(asked: Request) -> int | None:
     try:
-        with urlopen(asked, timeout=2) as answer:
+        with urlopen(asked, timeout=10) as answer:
             return int(answer.status)
     except (URLError, OSError):
         return None

@@ -35,12 +35,12 @@ hold() { dd if=/dev/zero bs=10M count=1 2>/dev/null | tail -f /dev/null; }
 held=0
 while :; do
     until [ "$(cat /tmp/wanted 2>/dev/null || echo 0)" -gt $held ]; do sleep 0.05; done
-    hold & held=$((held + 10)); echo "holding $held MiB"; usleep $((held > 430 ? 100000 : 50000))
+    hold & held=$((held + 10)); echo "holding $held MiB"; usleep $((held > 500 ? 200000 : 50000))
 done
 """
 """Serves, and holds as many MiB as /tmp/wanted says, at most 200 more in each second.
 
-From 430 on at most 100 more, since a busy machine delays the guard.
+From 500 on at most 50 more, since a busy machine delays the guard.
 """
 
 
@@ -195,7 +195,7 @@ def test_a_serving_engine_that_takes_the_memory_is_killed_before_half_the_floor_
     ready(fleet, start_one(fleet, "svc-greedy-1", hosts=[HOST]))
 
     with watched.requested():
-        wants(fleet, "svc-greedy-1", 430)
+        wants(fleet, "svc-greedy-1", 500)
         waits = start_when_low(fleet, "svc-light-waits")
         (reason,) = until_waiting(fleet, waits)
         assert instance(fleet, "svc-greedy-1")["state"] == "ready"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from chaos.fleet_stage import FEW, SHARES, FleetStage, fleet_stage, sure_redis
 from chaos.lab_stage import IMAGE, LabStage, lab_stage
-from engines.conftest import script
+from engines.conftest import build_image
 
 
 @pytest.fixture
@@ -20,6 +20,6 @@ def fleet(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[FleetStage
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[LabStage]:
-    script("build", IMAGE.partition("/")[2].partition(":")[0])
+    build_image(IMAGE)
     with lab_stage(tmp_path) as stage:
         yield stage

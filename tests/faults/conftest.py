@@ -16,7 +16,7 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from engines.conftest import script
+from engines.conftest import build_image
 from faults.dial import DIAL_IMAGE, a_dial
 from faults.processes import SeparateProcesses
 from lab.commands import SIGNING_KEY, a_stop_of
@@ -40,7 +40,7 @@ PORTS = own_ports(18700)
 
 @pytest.fixture(scope="session")
 def dial_image() -> str:
-    script("build", "dial")
+    build_image(DIAL_IMAGE)
     return DIAL_IMAGE
 
 
@@ -136,7 +136,7 @@ def _spotless_desk(
 def _warm_up(desk: Desk, redis: RedisClient) -> None:
     """Creates the threads and connections that are kept between operations, for several concurrent ones."""
     for command in (a_dial(), a_stop_of()):
-        assert desk.begin(command)[1].result(30).code is None
+        assert desk.begin(command)[1].result(60).code is None
     kept = [redis.connection_pool.get_connection() for _ in range(AT_ONCE)]
     for connection in kept:
         redis.connection_pool.release(connection)

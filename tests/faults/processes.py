@@ -7,19 +7,25 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import docker
 from lab.commands import SIGNING_KEY
+from lab.engine import finish_loading
 from lab.forked import Process, launch
 from lab.parts import eventually, free_port, own_ports
 from lab.running import Commands
 
 from aima_core.domain.ids import OperationId
 
-UP_WITHIN = timedelta(seconds=40)
+UP_WITHIN = timedelta(seconds=90)
+ENDS_WITHIN = 60
+"""Seconds, for a worker that first starts a cold interpreter."""
+LOADS = ("--set", "load-seconds=50", "--health", "timeout=1m")
+"""Options of a start that loads until `finish_loading`."""
 PORTS = own_ports(18800)
 _DIES_BEFORE_STARTING_A_CONTAINER = """
 import os, signal, sys
@@ -76,7 +82,7 @@ class SeparateProcesses(Commands):
             self._parts["worker"].send_signal(each)
 
     def until_worker_ends(self) -> int:
-        return self._parts["worker"].wait(30)
+        return self._parts["worker"].wait(ENDS_WITHIN)
 
     def end(self) -> None:
         for part in self._parts.values():
@@ -102,6 +108,12 @@ class SeparateProcesses(Commands):
         """The id, process id and start time of each container."""
         found = [container.attrs for container in self.containers()]
         return [(each["Id"], each["State"]["Pid"], each["State"]["StartedAt"]) for each in found]
+
+    def finish_loading(self) -> None:
+        """Ends the loading of the only engine."""
+        (container,) = self.containers()
+        with closing(docker.from_env()) as client:
+            finish_loading(client, container.name)
 
     def log(self, part: str) -> str:
         return self._log_of(part).read_text(errors="replace")

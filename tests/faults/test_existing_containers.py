@@ -81,6 +81,6 @@ def test_removing_the_container_by_hand_while_it_loads_fails_the_start(desk: Des
     desk.until_phase(id, Phase.LOADING)
 
     client.api.remove_container(desk.host.container_name(SERVICE), force=True)
-    outcome = end.result(10)
+    outcome = end.result(60)
 
     assert outcome.code == "container_exited"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from api.cli.outcome import Outcome
 from lab.api_process import ApiProcess
-from lab.fleet import ARCH, Fleet, fake_hosts
+from lab.fleet import ARCH, UP_WITHIN, Fleet, fake_hosts
 from lab.parts import eventually
 from lab.redis_server import RedisServer
 
@@ -112,7 +112,7 @@ def test_one_file_describes_a_lab_of_three_hosts(
     # A broken line leaves what ran before
     file.write_text(file.read_text().replace("20s", "1ms"))
     assert aima("apply", "-f", str(file), "--wait").code == HealthTimeout.exit_code
-    assert eventually(lambda: running(fleet) == everything)
+    assert eventually(lambda: running(fleet) == everything, within=UP_WITHIN)
     assert api.client.get("/v1/services/svc-fleet-b").json()["health"]["timeout"] == "20s"
 
     # Two revisions back is the first file again
@@ -129,7 +129,7 @@ def test_one_file_describes_a_lab_of_three_hosts(
     shutil.rmtree(tmp_path / "state")
     fleet.processes.clear()
     fleet.up(fake_hosts(3, settings={"labels": {"new": "yes"}}), processes=1)
-    assert eventually(lambda: len(list(api.all("hosts"))) == 3)
+    assert eventually(lambda: len(list(api.all("hosts"))) == 3, within=UP_WITHIN)
     aima.does("apply", "-f", str(exported), "--wait")
     assert running(fleet) == everything
     assert sorted(aima.does("export").split("---\n")) == sorted(FILE.split("---\n"))

@@ -22,7 +22,7 @@ OF_ITS_SHARE = (0.5, 1.5)
 
 Each host has capacity for all of them, so that only the queue distributes them.
 """
-AT_REST_WITHIN = timedelta(seconds=30)
+AT_REST_WITHIN = timedelta(seconds=60)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_containers_of_a_killed_process_keep_running_and_are_adopted_when_it_ret
     kept_fleet.up(fake_hosts(4), processes=2)
     operations = OperationStore(command_link(own_redis.url))
     api.for_each([f"svc-fleet-{number}" for number in range(8)], api.start)
-    assert eventually(lambda: not operations.active())
+    assert eventually(lambda: not operations.active(), within=AT_REST_WITHIN)
     before = kept_fleet.running()
     killed = kept_fleet.processes[0]
 
@@ -98,10 +98,10 @@ def test_frozen_hosts_leave_starts_to_others_and_claim_again_when_thawed(
 
     frozen.freeze()
     api.for_each([f"svc-fleet-{number}" for number in range(40)], api.start)
-    assert eventually(lambda: sum(map(len, others.running().values())) > 20)
+    assert eventually(lambda: sum(map(len, others.running().values())) > 20, within=AT_REST_WITHIN)
     frozen.thaw()
 
-    assert eventually(lambda: not operations.active())
+    assert eventually(lambda: not operations.active(), within=AT_REST_WITHIN)
     assert sorted(Counter(fleet.made()).values()) == [1] * 40
 
 

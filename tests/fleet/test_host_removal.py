@@ -42,7 +42,7 @@ def test_the_container_of_a_forgotten_host_is_adopted_again_and_never_removed(
     redis = command_link(own_redis.url)
     operations = OperationStore(redis)
     api.start(SERVICE, hosts=[HOST])
-    assert eventually(lambda: not operations.active())
+    assert eventually(lambda: not operations.active(), within=UP_WITHIN)
     before, process = kept_fleet.process_of(HOST).running(), kept_fleet.process_of(HOST)
 
     come_back = gone(process)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines.conftest import engine_of, script
+from engines.conftest import build_image, engine_of
 from lab.fleet_of_hosts import FleetOfHosts, fleet_of_hosts
 from lab.host import HostPlan, a_cpu_host, a_gb10
 
@@ -24,7 +24,7 @@ PATIENT = {"path": "/health", "timeout": "2m"}
 
 @pytest.fixture(scope="session")
 def dial_image() -> str:
-    script("build", "dial")
+    build_image(DIAL_IMAGE)
     return DIAL_IMAGE
 
 

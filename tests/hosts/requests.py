@@ -40,7 +40,7 @@ def reported(fleet: FleetOfHosts, operation: str) -> Operation:
     return record
 
 
-def ended(fleet: FleetOfHosts, *operations: str, within: float = 30) -> list[Operation]:
+def ended(fleet: FleetOfHosts, *operations: str, within: float = 60) -> list[Operation]:
     """Their records once all have ended. Raises AssertionError after a timeout."""
     fleet.wait_until(
         lambda: all(reported(fleet, operation)["ended_at"] for operation in operations),
@@ -49,14 +49,14 @@ def ended(fleet: FleetOfHosts, *operations: str, within: float = 30) -> list[Ope
     return [reported(fleet, operation) for operation in operations]
 
 
-def ready(fleet: FleetOfHosts, *operations: str, within: float = 30) -> list[Operation]:
+def ready(fleet: FleetOfHosts, *operations: str, within: float = 60) -> list[Operation]:
     """The same for starts that must succeed."""
     records = ended(fleet, *operations, within=within)
     assert [(record["phase"], record.get("failure")) for record in records] == [("ready", None)] * len(records)
     return records
 
 
-def until_phase(fleet: FleetOfHosts, operation: str, *phases: str, within: float = 40) -> Operation:
+def until_phase(fleet: FleetOfHosts, operation: str, *phases: str, within: float = 60) -> Operation:
     """Its record in that phase. Raises AssertionError after a timeout, or if the operation ends in another one."""
     seen: list[Operation] = []
 
@@ -70,7 +70,7 @@ def until_phase(fleet: FleetOfHosts, operation: str, *phases: str, within: float
     return record
 
 
-def until_waiting(fleet: FleetOfHosts, *operations: str, within: float = 40) -> list[str]:
+def until_waiting(fleet: FleetOfHosts, *operations: str, within: float = 60) -> list[str]:
     """The reason of each pending operation. Raises AssertionError, with all active operations, after a timeout."""
 
     def waits(record: Operation) -> bool:
@@ -84,6 +84,17 @@ def until_waiting(fleet: FleetOfHosts, *operations: str, within: float = 40) -> 
         unended = [each for each in fleet.node().get("/v1/operations")["items"] if not each["ended_at"]]
         raise AssertionError(f"{astray} do not wait; under way are {unended}")
     return [str(reported(fleet, id)["reason"]) for id in operations]
+
+
+def until_attempt(fleet: FleetOfHosts, operation: str, attempt: int) -> None:
+    """A worker has claimed it for that time. Raises AssertionError after a timeout."""
+    fleet.wait_until(lambda: bool(reported(fleet, operation)["attempt"] >= attempt))
+
+
+def finish_loading(fleet: FleetOfHosts, host: str) -> None:
+    """Ends the loading of the test engine in the host's only container."""
+    (container,) = fleet[host].engine.containers()
+    fleet[host].engine.finish_loading(container)
 
 
 def running(fleet: FleetOfHosts) -> dict[str, int]:

@@ -19,7 +19,7 @@ from lab.parts import eventually, free_port
 
 from aima_core import errors
 
-pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.registry, pytest.mark.slow]
+pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.registry, pytest.mark.slow, pytest.mark.timeout(300)]
 SERVICE = "svc-tiny-dial"
 HOST = "arm-01"
 EMULATED_START = timedelta(seconds=100)
@@ -42,7 +42,7 @@ def test_an_engine_of_arm64_serves_from_its_container():
         container = client.containers.run(image.id, command, detach=True, ports={"8000/tcp": ("127.0.0.1", port)})
         try:
             assert image.attrs["Architecture"] == "arm64"
-            assert eventually(lambda: answers(f"http://127.0.0.1:{port}"), within=timedelta(seconds=30)), (
+            assert eventually(lambda: answers(f"http://127.0.0.1:{port}"), within=timedelta(seconds=60)), (
                 container.logs()
             )
             assert container.exec_run(["uname", "-m"]).output.strip() == b"aarch64"

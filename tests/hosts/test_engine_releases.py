@@ -10,7 +10,8 @@ from lab.fleet_of_hosts import FleetOfHosts
 from lab.host import HostPlan, a_cpu_host
 from lab.unpacked import DOCKER_28, unpacked
 
-pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.registry, pytest.mark.slow]
+pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.registry, pytest.mark.slow, pytest.mark.timeout(400)]
+"""The first test may download and unpack the release."""
 SERVICE = "svc-tiny-dial"
 HOST = "newer-01"
 
@@ -38,7 +39,7 @@ def test_on_docker_28_a_service_is_pulled_started_queried_crashed_restarted_and_
     assert started.returncode == 0, started.stderr
     assert "pulling" in started.stdout
     endpoint = node.instance(SERVICE)["endpoint"]
-    assert urlopen(f"{endpoint}/health", timeout=5).read() == b"ok\n"
+    assert urlopen(f"{endpoint}/health", timeout=60).read() == b"ok\n"
     logs = node.aima("service", "logs", SERVICE)
     assert logs.returncode == 0, logs.stderr
     assert logs.stdout

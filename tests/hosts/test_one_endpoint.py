@@ -185,7 +185,7 @@ def test_an_application_notices_no_killed_engine_drained_host_or_restarted_redis
         kill_engine(fleet, "cpu-01", CHAT)
         before = answered(fleet, first)
         assert app.goes_on(), app.noticed
-        fleet.wait_until(lambda: answered(fleet, first) >= before + 2)
+        fleet.wait_until(lambda: answered(fleet, first) >= before + 2, within=TURNS_WITHIN)
 
         assert fleet.node().here("host", "drain", "cpu-02").returncode == 0
         fleet.wait_until(lambda: not any(each.endswith("@cpu-02") for each in in_table(fleet)))

@@ -9,11 +9,12 @@ from datetime import timedelta
 
 import psutil
 import pytest
-from engines.conftest import script
+from engines.conftest import build_image
 from hosts.conftest import OTHER_WEIGHTS, VLLM, WEIGHTS, dial_in_place, offer_dials, on_any_cpu
 from hosts.requests import (
     CPU_ROUTE,
     ended,
+    finish_loading,
     names,
     ready,
     reported,
@@ -28,7 +29,7 @@ from hosts.requests import (
 from lab.fleet_of_hosts import FleetOfHosts
 from lab.parts import eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.registry, pytest.mark.slow]
+pytestmark = [pytest.mark.docker, pytest.mark.redis, pytest.mark.registry, pytest.mark.slow, pytest.mark.timeout(300)]
 LLM = "svc-vllm-glm-4.7-flash"
 OTHERS_OF_THE_PROFILE = "svc-asr-sensevoicesmall", "svc-tts-qwen3-tts-0.6b"
 MB = 1_000_000
@@ -88,16 +89,17 @@ def test_a_model_for_an_offline_gb10_is_pending_with_the_reason_and_starts_when_
 
 
 def test_two_models_load_one_after_another_where_cpu_and_gpu_share_memory(fleet):
-    model = {"engine": VLLM, "model_path": WEIGHTS, "arguments": {"load-seconds": 3}}
-    loads = start_one(fleet, "svc-vllm-1", **model)
+    model = {"engine": VLLM, "model_path": WEIGHTS}
+    loads = start_one(fleet, "svc-vllm-1", **model, arguments={"load-seconds": 100})
     until_phase(fleet, loads, "loading")
     (waits,) = start(fleet, "svc-vllm-2", **model)
+    finish_loading(fleet, "spark-01")
 
     first, second = ready(fleet, loads, waits["id"])
 
     assert "spark-01: loading another model" in waits["reason"]
     assert 0 <= (time_of(second, "started_at") - time_of(first, "ended_at")).total_seconds() < WAITERS_BEGIN_WITHIN
-    third = start_one(fleet, "svc-vllm-3", engine=VLLM, model_path=WEIGHTS)
+    third = start_one(fleet, "svc-vllm-3", **model)
     (reason,) = until_waiting(fleet, third)
     assert "spark-01: needs 48 GB memory (host: 19.2 GB free)" in reason
 
@@ -122,8 +124,8 @@ def test_the_gb10_profile_brings_up_its_three_services_side_by_side_within_its_m
 
 
 def test_speech_engines_start_on_cpu_hosts_and_answer(fleet):
-    script("build", "pocketsphinx", "espeak")
     for image in ("aima/pocketsphinx:1", "aima/espeak:1"):
+        build_image(image)
         fleet.take(image, "cpu-01", "cpu-02")
 
     hears = start_one(fleet, "svc-asr-pocketsphinx-en-us", route=CPU_ROUTE)
@@ -177,15 +179,16 @@ def test_a_start_that_is_pending_for_memory_runs_once_another_service_is_stopped
     assert "cpu-01 and cpu-02: needs 2 GB memory (host: 1.8 GB free)" in reason
 
     (stopped,) = ended(fleet, stop(fleet, first))
-    (record,) = ready(fleet, waits, within=WAITERS_BEGIN_WITHIN)
+    (record,) = ready(fleet, waits)
 
     took = (time_of(record, "started_at") - time_of(stopped, "ended_at")).total_seconds()
+    assert took < WAITERS_BEGIN_WITHIN
     print(f"began {took * 1000:.0f} ms after there was room")  # noqa: T201
 
 
 def test_a_start_is_pending_while_every_slot_is_busy_and_runs_once_one_is_free(fleet):
     busy = [
-        start_one(fleet, each, hosts=[host], arguments={"load-seconds": 60})
+        start_one(fleet, each, hosts=[host], arguments={"load-seconds": 110})
         for host in ("cpu-01", "cpu-02")
         for each in names(range(4), kind=f"light-{host}")
     ]
@@ -199,7 +202,10 @@ def test_a_start_is_pending_while_every_slot_is_busy_and_runs_once_one_is_free(f
 
     fleet.node().post(f"/v1/operations/{busy[0]}:cancel", {})
 
-    ready(fleet, waits, within=WAITERS_BEGIN_WITHIN)
+    (cancelled,) = ended(fleet, busy[0])
+    (record,) = ready(fleet, waits)
+    took = (time_of(record, "started_at") - time_of(cancelled, "ended_at")).total_seconds()
+    assert took < WAITERS_BEGIN_WITHIN
 
 
 # Plans ----------------------------------------------------------------------------------------------------------------
@@ -248,10 +254,10 @@ def everything(fleet: FleetOfHosts) -> list[object]:
 
 
 def test_a_loading_engine_that_takes_its_host_below_the_memory_floor_is_killed(fleet):
-    floor = psutil.virtual_memory().available // MB - 500
+    floor = psutil.virtual_memory().available // MB - 1500  # of which other tests use some meanwhile
     with fleet["cpu-02"].worker.reported(AIMA_HOST__MEMORY_FLOOR=f"{floor}MB"):
         fleet.wait_live("cpu-02")
-        eats = {"load-seconds": 60, "memory": 1500}
+        eats = {"load-seconds": 60, "memory": 3500}
 
         (record,) = ended(fleet, start_one(fleet, "svc-greedy-1", hosts=["cpu-02"], arguments=eats))
 

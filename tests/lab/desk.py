@@ -24,6 +24,9 @@ from aima_worker.execution.executor import execute
 from aima_worker.operations.readiness import http_status
 from aima_worker.runtime import ContainerRuntime
 
+REACHED_WITHIN = timedelta(seconds=60)
+"""A phase that comes after the start of a container."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -71,7 +74,7 @@ class Desk:
         return Outcome(operation, self.host.operations.events(id), instance)
 
     def until_phase(self, id: OperationId, phase: Phase) -> None:
-        assert eventually(lambda: self.host.operations.get(id).phase is phase)
+        assert eventually(lambda: self.host.operations.get(id).phase is phase, within=REACHED_WITHIN)
 
     def leases(self) -> list[int]:
         return [lease.port for lease in self.host.ports.all()]

@@ -29,7 +29,7 @@ from lab.parts import eventually
 TESTS = Path(__file__).parents[1]
 UP_WITHIN = timedelta(seconds=120)
 ENDS_WITHIN = timedelta(seconds=60)
-ANSWERS_WITHIN = timedelta(seconds=30)
+ANSWERS_WITHIN = timedelta(seconds=60)
 IMAGE = "fleet:1"
 ARCH = "arm64" if platform.machine() in ("aarch64", "arm64") else "amd64"
 
@@ -124,7 +124,9 @@ class FleetProcess:
         self._end(signal.SIGTERM)
 
     def freeze(self) -> None:
+        """Returns once it is frozen: until then it could receive and claim what the test submits next."""
         self._the_process().send_signal(signal.SIGSTOP)
+        assert eventually(lambda: _is_frozen(self.pid), within=ANSWERS_WITHIN)
 
     def thaw(self) -> None:
         self._the_process().send_signal(signal.SIGCONT)
@@ -287,6 +289,15 @@ def fleet_on(redis_url: str, directory: Path, *, kept: bool = False) -> Iterator
         yield fleet
     finally:
         fleet.kill()
+
+
+def _is_frozen(pid: int) -> bool:
+    """The whole process: its threads stop one after another."""
+    try:
+        stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    except OSError:  # a thread has ended meanwhile
+        return False
+    return {stat.rpartition(")")[2].split()[0] for stat in stats} == {"T"}
 
 
 def _allow_connections() -> None:

@@ -53,7 +53,8 @@ from aima_core.trust.keys import SigningKey
 
 SIGNING_KEY = "the seed of the lab's own signing key"
 FIRST_API_PORT = 7081
-SETTLES_WITHIN = timedelta(seconds=60)
+SETTLES_WITHIN = timedelta(seconds=120)
+"""Also after the start of cold interpreters on a busy machine."""
 _CATALOG = Path("/run/catalog")
 _AT_ONCE = 8
 

@@ -13,7 +13,8 @@ import psutil
 from lab.cell import Cell
 from lab.parts import eventually
 
-ANSWERS_WITHIN = timedelta(seconds=60)
+ANSWERS_WITHIN = timedelta(seconds=120)
+"""Several cold interpreters start at once."""
 STOPS_WITHIN = timedelta(seconds=30)
 _WORDS_SHOWN = 3000
 

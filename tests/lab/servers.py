@@ -109,11 +109,11 @@ class ApiNode(Program, Commands):
         headers = {"authorization": f"Bearer {API_KEY}", "content-type": "application/json"}
         return Request(f"{self.url}{path}", None if body is None else json.dumps(body).encode(), headers)
 
-    def get(self, path: str, *, within: float = 10) -> Any:
+    def get(self, path: str, *, within: float = 60) -> Any:
         with urlopen(self.request(path), timeout=within) as answer:
             return json.load(answer)
 
-    def post(self, path: str, body: Any, *, within: float = 10) -> Any:
+    def post(self, path: str, body: Any, *, within: float = 60) -> Any:
         with urlopen(self.request(path, body), timeout=within) as answer:
             return json.load(answer)
 
@@ -133,7 +133,7 @@ class ApiNode(Program, Commands):
         asked = self.request(f"/v1/services/{service}")
         asked.method = "DELETE"
         try:
-            urlopen(asked, timeout=10).close()
+            urlopen(asked, timeout=60).close()
         except HTTPError as refused:
             return refused.code == HTTPStatus.NOT_FOUND
         return True
@@ -168,7 +168,7 @@ class SharedGateway(Program):
 
 def _status(asked: Request) -> int | None:
     try:
-        with urlopen(asked, timeout=2) as answer:
+        with urlopen(asked, timeout=10) as answer:
             return int(answer.status)
     except (URLError, OSError):
         return None

@@ -203,7 +203,7 @@ class Placement:
         return found
 
     def read_allocations(self, names: Iterable[HostName]) -> None:
-        """Reads those that were not read before, in one round trip: for several services at once."""
+        """Reads in one round trip what was not read before, for several services at once."""
         if unread := [name for name in names if name in self._hosts and name not in self._allocated]:
             self._allocated |= self._allocations.held_on(unread)
 

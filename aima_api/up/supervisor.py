@@ -31,7 +31,7 @@ LINES_KEPT = 20
 START_TIMEOUT = timedelta(seconds=60)
 """From a part's start until it is ready."""
 OUTPUT_TIMEOUT = timedelta(seconds=1)
-"""For the unread output of a dead process: one that it has started may keep the pipe open."""
+"""For the unread output of a dead process, whose children may keep the pipe open."""
 
 
 @dataclass(frozen=True)

@@ -174,7 +174,7 @@ def _fetch(progress: FetchProgress) -> RenderableType:
 
 
 def _most_active(items: Sequence[Item], count: int, *, idle: Callable[[Item], Any]) -> list[Item]:
-    """`count` items, those that are least idle, in their order."""
+    """The `count` least idle items, in their order."""
     chosen = sorted(items, key=idle)[:count]
     return [item for item in items if item in chosen]
 

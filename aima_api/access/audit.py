@@ -81,7 +81,7 @@ class AuditLog:
         self._redis = redis
         self._run = Scripts(redis)
         self._now = now
-        self._lock = Lock()
+        self._lock, self._writing = Lock(), Lock()
         self._unwritten: deque[tuple[str, str]] = deque(maxlen=MOST_UNWRITTEN)
         self._batch: list[tuple[str, str]] = []
         """Being written; kept until Redis has confirmed it."""
@@ -102,13 +102,14 @@ class AuditLog:
 
     def write(self) -> None:
         """Writes what is not written yet. Raises BrokerUnavailable; after a lost reply, entries may be duplicates."""
-        if self._now() - self._window_began >= WINDOW:
-            self._close_window()
-        while batch := self._next_batch():
-            for stream in (keys.AUDIT, keys.AUDIT_REFUSED):
-                if entries := [entry for its, entry in batch if its == stream]:
-                    self._run("audit/append", [stream], keys.AUDIT_CAP, json.dumps(entries))
-            self._batch = []
+        with self._writing:  # race: a pass of the loop that has not ended when the node shuts down
+            if self._now() - self._window_began >= WINDOW:
+                self._close_window()
+            while batch := self._next_batch():
+                for stream in (keys.AUDIT, keys.AUDIT_REFUSED):
+                    if entries := [entry for its, entry in batch if its == stream]:
+                        self._run("audit/append", [stream], keys.AUDIT_CAP, json.dumps(entries))
+                self._batch = []
 
     def close(self) -> None:
         """Stops the loop, and writes the rest if Redis answers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from threading import Event
 
 import pytest
 from api.access.guarded import Clock, guarded_node
@@ -183,3 +184,24 @@ def test_a_node_that_shuts_down_writes_what_it_has_counted(redis_url, redis):
             guarded.ask("GET", "/v1/hosts", "a wrong key of the tests")
 
     assert [entry.count for entry in AuditLog(redis).page(limit=10).entries] == [1, 4]
+
+
+def test_entries_that_are_being_written_at_a_shutdown_are_not_written_again(log, monkeypatch):
+    append, begun, again = log._run, Event(), Event()
+
+    def append_slowly(*arguments):
+        if begun.is_set():
+            again.set()
+        begun.set()
+        again.wait(1)
+        return append(*arguments)
+
+    monkeypatch.setattr(log, "_run", append_slowly)
+    monkeypatch.setattr(audit, "STOP_TIMEOUT", timedelta(milliseconds=100))
+    log.loop.start()
+    log.record(**REQUEST, status=202)
+    assert begun.wait(10)
+
+    log.close()
+
+    assert paths(log.page(limit=10)) == ["/v1/x"]

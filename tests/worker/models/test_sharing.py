@@ -295,7 +295,7 @@ def test_a_host_that_never_answers_delays_a_fetch_by_seconds(redis, tmp_path, or
 def test_without_redis_a_fetch_goes_on_alone(own_redis, tmp_path, origin, shared, soon):
     origin.paused_at = SIZE // 3
     redis = command_link(own_redis.url)
-    with closing(redis), site(redis, tmp_path, "alpha", "beta") as (alpha, beta):
+    with closing(redis), site(redis, tmp_path, "alpha", "beta", model_stall="20s") as (alpha, beta):
         fetches = [alpha.fetch(shared), beta.fetch(shared)]
         assert eventually(lambda: origin.all_sent >= SIZE // 3, within=WITHIN)
         own_redis.kill()

@@ -31,7 +31,7 @@ WITHIN = timedelta(seconds=120)
 FIRST_USER = 82_000 + 100 * xdist_worker()
 USERS = {"alpha": range(FIRST_USER, FIRST_USER + 50), "beta": range(FIRST_USER + 50, FIRST_USER + 100)}
 """Of the engines of each host, and of no other test or xdist worker, whose engines `kill_all` would kill."""
-FIRST_PORT = 32_000 + 50 * xdist_worker()
+FIRST_PORT = 32_200 + 50 * xdist_worker()
 PORTS = {"alpha": range(FIRST_PORT, FIRST_PORT + 25), "beta": range(FIRST_PORT + 25, FIRST_PORT + 50)}
 """Race: hosts that choose the same port at once both find it free."""
 PYTHON = "/usr/bin/python3"

@@ -13,6 +13,7 @@ from lab.redis_server import RedisServer
 
 from aima_core.domain.ids import OperationId
 from aima_core.queue.notifier import Notifier
+from aima_core.redis import keys
 from aima_core.redis.connection import command_link
 from aima_core.store.operations import OperationStore
 
@@ -70,6 +71,13 @@ def requeue(redis: RedisServer, ids: list[str]) -> None:
     link.close()
 
 
+def are_consumed(redis: RedisServer) -> bool:
+    """Whether no message is on a queue, or received and not acknowledged."""
+    with redis.client() as client:
+        queues = [key for key in client.scan_iter(keys.queue("*")) if client.type(key) == "list"]
+        return not queues and not client.hlen(keys.queue("unacked"))
+
+
 def test_finished_steps_are_not_repeated_after_a_second_shutdown_signal(
     aima: SeparateProcesses, own_redis: RedisServer
 ) -> None:
@@ -83,6 +91,7 @@ def test_finished_steps_are_not_repeated_after_a_second_shutdown_signal(
     aima.start_worker()
 
     assert eventually(lambda: all(aima.operation(id)["ended_at"] for id in ids), within=TAKEN_OVER_WITHIN)
+    assert eventually(lambda: are_consumed(own_redis), within=TAKEN_OVER_WITHIN)
     with own_redis.client() as client:
         logs = [client.xrange(f"aima:log:{id}") for id in ids]
     ends = [sum('"ready"' in entry["event"] for _, entry in log) for log in logs]

@@ -74,6 +74,7 @@ def test_ctrl_c_leaves_nothing_behind_and_is_reported_with_its_exit_code(clone: 
 
     with running(clone, directory) as process:
         wait_for_line(process, "$ aima service start")
+        wait_for_line(process, "")  # of the command itself: bash 5.2 hangs if SIGINT arrives while it begins to wait
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=180)
 

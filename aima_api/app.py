@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
@@ -80,6 +81,7 @@ from aima_core.store.unreadable import UnreadableRecords
 from aima_core.system.loopback import find_port
 from aima_core.trust.keys import SigningKey, key_ring
 
+PASSES_END_WITHIN = timedelta(seconds=1)
 THREADS = 64
 """Threads for requests that wait for Redis. If it freezes, these fail at its timeout and queued requests follow."""
 YOUNG_OBJECTS = 50_000
@@ -265,6 +267,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     dependencies.cancellations.loop.stop()
     dependencies.catalogs.loop.stop()
     await asyncio.to_thread(dependencies.audit.close)
+    for loop in (app.state.controllers.loop, dependencies.cancellations.loop):
+        await asyncio.to_thread(loop.stop, within=PASSES_END_WITHIN)  # race: else one reconnects after the close below
     subscription.cancel()
     await asyncio.gather(subscription, return_exceptions=True)
     await dependencies.logs.fanout.disconnect()

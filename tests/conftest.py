@@ -70,19 +70,16 @@ def balanced(items: list[pytest.Item], *, workers: int) -> list[pytest.Item]:
     """The tests of the Docker Engine begin where the second xdist worker begins, exclusive ones first.
 
     xdist gives each worker a run of tests of equal length, and an idle worker steals from the end of another's. So
-    the other workers need no Docker Engine during an exclusive test, and no long test is the last: those on one host
-    are amid the last worker's. The other tests of their files follow at once, for the same fixtures.
+    the other workers need no Docker Engine during an exclusive test, and no long test is the last. The other tests of
+    their files follow at once, for the same fixtures.
     """
     exclusive = {item.path for item in items if "alone" in marks_of(item)}
     sharing = [item for item in items if marks_of(item) & SHARE_THE_ENGINE or item.path in exclusive]
     others = [item for item in items if not marks_of(item) & SHARE_THE_ENGINE and item.path not in exclusive]
-    sharing.sort(key=lambda item: (item.path not in exclusive, *on_hosts(item)))
+    sharing.sort(key=lambda item: (item.path not in exclusive, *on_hosts(item), not is_slow(item)))
     others.sort(key=lambda item: not is_slow(item))
-    long = [item for item in sharing if is_slow(item) and item.path not in exclusive and on_hosts(item)[0]]
-    short = [item for item in sharing if item not in long]
     first = len(items) // workers
-    amid = len(others) - first // 2
-    return others[:first] + short + others[first:amid] + long + others[amid:]
+    return others[:first] + sharing + others[first:]
 
 
 def on_hosts(item: pytest.Item) -> tuple[bool, bool]:

@@ -82,6 +82,7 @@ from aima_core.system.loopback import find_port
 from aima_core.trust.keys import SigningKey, key_ring
 
 PASSES_END_WITHIN = timedelta(seconds=1)
+"""At a shutdown: a pass that goes on after the connections to Redis are closed opens new ones."""
 THREADS = 64
 """Threads for requests that wait for Redis. If it freezes, these fail at its timeout and queued requests follow."""
 YOUNG_OBJECTS = 50_000
@@ -268,7 +269,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     dependencies.catalogs.loop.stop()
     await asyncio.to_thread(dependencies.audit.close)
     for loop in (app.state.controllers.loop, dependencies.cancellations.loop):
-        await asyncio.to_thread(loop.stop, within=PASSES_END_WITHIN)  # race: else one reconnects after the close below
+        await asyncio.to_thread(loop.stop, within=PASSES_END_WITHIN)
     subscription.cancel()
     await asyncio.gather(subscription, return_exceptions=True)
     await dependencies.logs.fanout.disconnect()

@@ -15,7 +15,8 @@ arrive() {
         if { mkdir -m 700 -p "$SHARED" && [[ -O $SHARED && ! -L $SHARED ]] && exec 9>>"$SHARED/here"; } 2>/dev/null; then
             flock --shared --timeout "$TURN_WITHIN" 9
         else
-            ((++tries < 20)) || stop_with "$SHARED is not mine." "Remove $SHARED and run this again."
+            ((++tries < 20)) || stop_with "$SHARED is not mine, or cannot be written." \
+                "Remove $SHARED, or free disk space, and run this again."
         fi
     done
 }

@@ -40,7 +40,7 @@ NAMESPACES = ("net", "mnt", "pid", "ipc", "uts")
 MOST = 1 << 20
 PARENT_CHECKED_EVERY = 1.0
 Stream = IO[Any] | int | None
-_looked_up = threading.Lock()
+_starting = threading.Lock()
 
 
 class ForkedProcess:
@@ -94,7 +94,7 @@ def launch(
         return subprocess.Popen(command, env=environment, stdin=stdin, stdout=stdout, stderr=stderr)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with Path(os.devnull).open("r+b") as nothing:
-        with _looked_up:  # race: a server that two threads start at once
+        with _starting:  # race: a server that two threads start at once
             connection.connect(_fork_server(program))
         files = [_descriptor(each, nothing, own) for each, own in ((stdin, 0), (stdout, 1), (stderr, 2))]
         request = {"arguments": words, "environment": environment, "directory": str(Path.cwd())}

@@ -68,7 +68,7 @@ def nothing_held(*, settles_within: timedelta = SETTLES_WITHIN) -> Iterator[None
         return not left
 
     if left and not eventually(settles, within=BEFORE_COLLECTION):
-        gc.collect()  # race: a connection that a thread opens while its client is closed, in a cycle of garbage
+        gc.collect()  # what it closes is no leak, such as a connection in a cycle of garbage
     assert not left or eventually(settles, within=settles_within), f"left behind: {', '.join(left)}"
 
 

@@ -35,6 +35,7 @@ LOOK_AT_THE_CLOCK = {
     "aima_worker/logs/collector.py": "which lines were said before this worker",
     "aima_worker/node/facts.py": "how far it is from Redis' own",
     "aima_worker/runtimes/docker/lifecycle.py": "what a container has said since it was begun here",
+    "aima_worker/runtimes/docker/oom_kills.py": "which kills came shortly before which exits, both by this clock",
     "aima_worker/runtimes/process/files.py": "the time of a line",
     "aima_worker/runtimes/process/supervisor.py": "since when a process runs",
     "aima_worker/runtimes/fake/runtime.py": "since when a container runs",

@@ -32,6 +32,7 @@ from aima_worker.runtimes.docker.network import (
     network_refused,
     refuse_host,
 )
+from aima_worker.runtimes.docker.oom_kills import SIGKILLED, VMSTAT, OomKills
 from aima_worker.runtimes.docker.parsing import (
     container_inspected,
     container_listed,
@@ -40,6 +41,7 @@ from aima_worker.runtimes.docker.parsing import (
     image_inspected,
     images_listed,
     lacks_quotas,
+    moment,
     uid_in,
 )
 from aima_worker.runtimes.docker.sdk.client import EngineClient
@@ -68,7 +70,8 @@ class DockerSdkRuntime:
         """See EngineClient; `timeout` is for one call."""
         self._kind: Literal["docker", "docker-cli"] = "docker-cli" if through_program else "docker"
         self._engine = EngineClient(address, host=host, timeout=timeout, through_program=through_program)
-        self._calls = SdkCalls(self._engine)
+        self._oom_kills = OomKills(VMSTAT if self._engine.local else None)
+        self._calls = SdkCalls(self._engine, self._oom_kills)
         self._lifecycle = ContainerLifecycle(self._calls, host=host)
 
     def close(self) -> None:
@@ -128,6 +131,7 @@ class DockerSdkRuntime:
         return self._calls.find(name)
 
     def containers(self, labels: Mapping[str, str], *, sizes: bool = False) -> list[Container]:
+        self._oom_kills.read()
         filters = [f"{name}={value}" for name, value in labels.items()]
         with self._engine.calling() as client:
             listed = client.containers(all=True, size=sizes, filters={"label": filters})
@@ -155,8 +159,9 @@ class DockerSdkRuntime:
 class SdkCalls:
     """The ContainerCalls of the SDK."""
 
-    def __init__(self, engine: EngineClient) -> None:
+    def __init__(self, engine: EngineClient, oom_kills: OomKills) -> None:
         self._engine = engine
+        self._oom_kills = oom_kills
         self._has_quotas = True
         """Until a create was refused for one."""
 
@@ -240,17 +245,23 @@ class SdkCalls:
             grant(spec.secrets, uid=first + uid, host=self._engine.host)
 
     def start(self, container: str) -> None:
+        self._oom_kills.read()
         with self._engine.calling() as client:
             client.start(container)
 
     def find(self, name: str) -> Container | None:
+        self._oom_kills.read()
         try:
             with self._engine.calling() as client:
-                container = container_inspected(client.inspect_container(name), local=self._engine.local)
+                inspected = client.inspect_container(name)
         except EngineRefused as refused:
             if refused.facts["status"] == 404:
                 return None
             raise
+        container = container_inspected(inspected, local=self._engine.local)
+        if container.exit_code == SIGKILLED and not container.oom_killed:
+            explained = self._oom_kills.explain(moment(inspected["State"]["FinishedAt"]))
+            container = container.model_copy(update={"oom_killed": explained})
         if container.pid is not None and not belongs_to_container(container.pid, container.id):
             container = container.model_copy(update={"pid": None})
         # The engine also accepts a prefix of an id as a name.

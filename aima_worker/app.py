@@ -38,10 +38,11 @@ from aima_core.trust.keys import KeyRing, key_ring
 from aima_worker.context import HostContext, Probe, Timings
 from aima_worker.dataplane.files import EngineAddresses, directory_of
 from aima_worker.dataplane.process import DataplaneProcess
-from aima_worker.execution.celery_worker import exit_within_deadline, make_celery_worker, on_worker_shutdown
+from aima_worker.execution.celery_worker import make_celery_worker
 from aima_worker.execution.claim_renewal import ClaimRenewer
 from aima_worker.execution.fences import FenceMemory
 from aima_worker.execution.redelivery import RedeliveryLoop, take_over_from_predecessor
+from aima_worker.execution.shutdown import at_shutdown, exit_within_deadline, request_shutdown
 from aima_worker.inference.http import Ask, ask
 from aima_worker.logs.channel import LogChannel
 from aima_worker.logs.collector import LogCollector
@@ -79,14 +80,15 @@ _log = structlog.get_logger()
 def run_worker(settings: Settings) -> int:
     """Works until SIGTERM or SIGINT; returns the exit code. Raises BadSettings."""
     _glibc("mallopt", _M_ARENA_MAX, MALLOC_ARENAS)  # by default each thread has its own arena, and keeps its peak
-    terminated = _exit_on_sigterm()
-    runtime, native = choose_runtime(settings)
-    logging.getLogger("celery.app.trace").setLevel(logging.ERROR)  # it logs every requeue with a traceback
-    with worker_with_loops(settings, runtime, native=native) as worker:
-        _shrink_memory()
-        on_worker_shutdown(lambda: exit_within_deadline(lambda: _exit_code(worker)))
-        if not terminated.is_set():
-            worker.start()
+    worker: Any = None
+    with at_shutdown(lambda: exit_within_deadline(lambda: _exit_code(worker))):
+        terminated = _exit_on_sigterm()
+        runtime, native = choose_runtime(settings)
+        logging.getLogger("celery.app.trace").setLevel(logging.ERROR)  # it logs every requeue with a traceback
+        with worker_with_loops(settings, runtime, native=native) as worker:
+            _shrink_memory()
+            if not terminated:
+                worker.start()
     return _exit_code(worker)
 
 
@@ -156,8 +158,8 @@ def worker_with_loops(
             model_files.start()
             host.collector.start()
             usage.start()
-            on_worker_shutdown(lambda: _begin_shutdown(host, heartbeat))
-            yield worker
+            with at_shutdown(lambda: _begin_shutdown(host, heartbeat)):
+                yield worker
             logs.stop()
         finally:
             model_files.stop()
@@ -303,17 +305,17 @@ def _join(host: HostContext, heartbeat: Heartbeat, reconciler: ReconcileLoop) ->
     _log.info("worker joined", host=host.name)
 
 
-def _exit_on_sigterm() -> Flag:
-    """Until Celery handles SIGTERM: a host that has joined leaves. Returns a flag that is set at the signal.
+def _exit_on_sigterm() -> list[int]:
+    """Until Celery handles SIGTERM: a host that has joined leaves. Returns a list of the signals received.
 
     The exception of a signal handler is lost if the signal arrives during a finalizer, such as one of the import
-    system: then the flag or the deadline ends the worker.
+    system: then the list or the deadline ends the worker.
     """
-    terminated = Flag()
+    terminated: list[int] = []
 
-    def leave(*_: object) -> None:
-        terminated.set()
-        exit_within_deadline(lambda: 0)
+    def leave(number: int, _: object) -> None:
+        terminated.append(number)
+        request_shutdown()
         sys.exit(0)
 
     signal.signal(signal.SIGTERM, leave)
@@ -324,7 +326,7 @@ def _exit_code(worker: Any) -> int:
     """A displaced worker does not exit: it re-executes itself in the same process, and waits for its name."""
     if getattr(worker, "displaced", False):
         os.execv(sys.executable, sys.orig_argv)
-    return int(worker.exitcode or 0)
+    return int(getattr(worker, "exitcode", None) or 0)
 
 
 def _exit_displaced(worker: Any, reason: AimaError) -> None:

@@ -12,9 +12,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from queue import Empty, SimpleQueue
 
 from aima_core.errors import PartEnded
 from aima_core.system.die_with_parent import dying_with_parent
@@ -119,8 +120,10 @@ class ProcessSupervisor:
         self._parts = parts
         self._print_note = print_note
         self._running: list[RunningPart] = []
-        self._stopping = threading.Event()
         self._signal = ""
+        """The first signal received."""
+        self._woken: SimpleQueue[None] = SimpleQueue()
+        """Reentrant: the handler of a signal that interrupts a wait for an `Event` could never set that event."""
 
     def run(self, *, on_ready: Callable[[], None], on_stop: Callable[[str], None]) -> None:
         """Runs until a signal, whose name `on_stop` receives.
@@ -130,9 +133,9 @@ class ProcessSupervisor:
         with self._signals_handled():
             try:
                 self._start()
-                if not self._stopping.is_set():
+                if not self._signal:
                     on_ready()
-                while not self._stopping.wait(POLL_INTERVAL.total_seconds()):
+                while self._wait():
                     for running in self._running:
                         self._supervise(running)
                 on_stop(self._signal)
@@ -142,7 +145,7 @@ class ProcessSupervisor:
 
     def _start(self) -> None:
         for part in self._parts:
-            if self._stopping.is_set():
+            if self._signal:
                 return
             running = RunningPart(part)
             self._running.append(running)
@@ -150,14 +153,21 @@ class ProcessSupervisor:
 
     def _wait_until_ready(self, running: RunningPart) -> None:
         """Returns early at a signal. Raises PartEnded."""
-        while not self._stopping.is_set():
+        while not self._signal:
             if running.exit_status is not None:
                 raise running.failed(f"ended with exit code {running.exit_status} before it was ready")
             if running.part.is_ready():
                 return
             if time.monotonic() - running.started_at > START_TIMEOUT.total_seconds():
                 raise running.failed(f"was not ready within {START_TIMEOUT.total_seconds():.0f} s")
-            self._stopping.wait(POLL_INTERVAL.total_seconds())
+            self._wait()
+
+    def _wait(self) -> bool:
+        """Waits for POLL_INTERVAL; returns at once, and False, after a signal."""
+        if not self._signal:
+            with suppress(Empty):
+                self._woken.get(timeout=POLL_INTERVAL.total_seconds())
+        return not self._signal
 
     def _supervise(self, running: RunningPart) -> None:
         """Schedules the restart of a dead part, and restarts it when due. Raises PartEnded after MAX_RESTARTS."""
@@ -188,9 +198,9 @@ class ProcessSupervisor:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, *_: object) -> None:
-        if not self._stopping.is_set():
+        if not self._signal:
             self._signal = signal.Signals(number).name
-            self._stopping.set()
+            self._woken.put(None)
             return
         for running in self._running:
             running.kill()

@@ -1,20 +1,15 @@
-"""The Celery worker of a host: its tasks, queues, concurrency, remote control and shutdown.
+"""The Celery worker of a host: its tasks, queues, concurrency and remote control.
 
 Starts and pulls are fetched only while slots are free, so that what a busy host cannot begin stays on the queue for
 other hosts. Stops have a channel of their own, so that they never queue behind starts.
 """
 
-import os
 import sys
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
-from threading import Event as Flag
-from threading import Timer
 from typing import Any
 
-import structlog
-from celery import Celery, bootsteps, signals
+from celery import Celery, bootsteps
 from celery.exceptions import Reject
 from celery.platforms import EX_FAILURE
 from kombu import Consumer, Queue
@@ -29,20 +24,18 @@ from aima_core.queue.notifier import stop_queue, task_name
 from aima_worker.attempt import WorkerShutdown
 from aima_worker.context import HostContext
 from aima_worker.execution.executor import execute
+from aima_worker.execution.shutdown import request_shutdown
 
 STOP_SLOTS = 4
 """Threads beyond the slots of starts and pulls."""
 EVENT_INTERVAL = timedelta(seconds=10)
 """Between two worker events, for Flower."""
-EXIT_TIMEOUT = timedelta(seconds=2.5)
 READING_COMMANDS = frozenset(
     {"ping", "stats", "active_queues", "registered", "active", "reserved", "scheduled", "revoked", "conf", "heartbeat"}
 )
 EVENT_COMMANDS = frozenset({"enable_events", "disable_events"})
 """Task events cost Redis two commands each; Flower enables them while it runs."""
 _CONTROL = "celery.worker.consumer.control.Control"
-
-_log = structlog.get_logger()
 
 
 def make_celery_worker(app: Celery, host: HostContext) -> Any:
@@ -63,7 +56,7 @@ def make_celery_worker(app: Celery, host: HostContext) -> Any:
     worker.consumer.initial_prefetch_count = slots
     # Rejected instead of acknowledged, so that it is counted with all other malformed messages.
     worker.consumer.on_decode_error = lambda message, wrong: worker.consumer.on_invalid_task(None, message, wrong)
-    worker.consumer.cancel_active_requests = partial(_shut_down_at_sigquit, worker)
+    worker.consumer.cancel_active_requests = _shut_down_at_sigquit
     _restrict_remote_control(worker)
     _accept_only_own_messages(worker.consumer)
     return worker
@@ -84,34 +77,10 @@ def add_tasks(app: Celery, host: HostContext) -> None:
         app.task(name=task_name(kind), shared=False)(run_task)  # shared, every application of the process would have it
 
 
-def on_worker_shutdown(call: Callable[[], None]) -> None:
-    """Calls it at the first signal that ends the worker, before Celery waits for its tasks."""
-    called = Flag()
-
-    def call_once(**_: Any) -> None:
-        if not called.is_set():
-            called.set()
-            call()
-
-    signals.worker_shutting_down.connect(call_once, weak=False)
-
-
-def _shut_down_at_sigquit(worker: Any) -> None:
+def _shut_down_at_sigquit() -> None:
     """As at SIGTERM, also if that came just before. Celery would kill the processes of tasks, which threads lack."""
-    signals.worker_shutting_down.send(sender=worker.hostname, sig="SIGQUIT", how="Cold", exitcode=EX_FAILURE)
+    request_shutdown()  # Celery's signal is sent after this, and takes a lock that the handler of SIGTERM may hold
     sys.exit(EX_FAILURE)
-
-
-def exit_within_deadline(exit_code: Callable[[], int]) -> None:
-    """Ends this process after EXIT_TIMEOUT, whatever still blocks."""
-
-    def leave() -> None:
-        _log.warning("worker exited at its deadline", reason="something does not answer")
-        os._exit(exit_code())
-
-    timer = Timer(EXIT_TIMEOUT.total_seconds(), leave)
-    timer.daemon = True
-    timer.start()
 
 
 def _consume_stops_from(queue: str) -> type[bootsteps.StartStopStep]:

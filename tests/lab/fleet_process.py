@@ -39,7 +39,7 @@ from lab.plain_logs import log_plainly
 from aima_core.errors import AimaError
 from aima_core.settings import Settings
 from aima_worker.app import worker_with_loops
-from aima_worker.execution.celery_worker import exit_within_deadline
+from aima_worker.execution.shutdown import exit_within_deadline, request_shutdown
 from aima_worker.runtimes.fake.engine import Behaviour
 
 
@@ -76,7 +76,7 @@ class Crowd:
         """Shuts every host down, as a worker does at SIGTERM."""
         if not any(getattr(worker, "displaced", False) for worker in [*self._workers.values()]):
             exit_within_deadline(lambda: 0)
-        signals.worker_shutting_down.send(sender=None, sig="SIGTERM", how="Warm", exitcode=0)
+        request_shutdown()
         state.should_stop = 0
 
     def wait(self) -> None:
@@ -125,26 +125,19 @@ class Crowd:
             state.should_stop = None
 
     def _live_until_displaced(self, settings: Settings) -> bool:
-        """Whether the worker was displaced: it joins again, as `aima worker` does by re-executing itself.
-
-        That closes what it held open; here its receiver of the signal is removed, which holds all of it.
-        """
+        """Whether the worker was displaced: it joins again, as `aima worker` does by re-executing itself."""
         room = self._allocations[settings.host.name]
-        receivers = signals.worker_shutting_down.receivers
         with ExitStack() as life:
             with self._making:
                 set_event_loop(None)
-                before = [*receivers]
                 worker = life.enter_context(worker_with_loops(settings, room, probe=room.probe))
-                own = [each for each in receivers if each not in before]
                 self._workers[settings.host.name] = worker
             worker.start()
         if not getattr(worker, "displaced", False):
             return False
         with self._making:
-            receivers[:] = [each for each in receivers if each not in own]
             del self._workers[settings.host.name]
-        del worker, own, before, life
+        del worker, life
         set_event_loop(None)
         gc.collect()
         return True

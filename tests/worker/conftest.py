@@ -83,11 +83,15 @@ def worker(own_redis: RedisServer, tmp_path: Path, worker_environment: dict[str,
     """A worker process that consumes its queues."""
     with (tmp_path / "worker.log").open("ab") as log:
         running = launch("aima_worker", env=worker_environment, stdout=log, stderr=log)
-    with own_redis.client() as client:
-        # It binds its queues last.
-        bound = "aima:_kombu.binding_permanent.host.alpha"
-        assert eventually(lambda: client.exists(bound) == 1, within=STARTED), (tmp_path / "worker.log").read_text()
-        assert client.hexists(keys.HOSTS_SESSIONS, "alpha")
+    wait_until_it_consumes(own_redis, tmp_path / "worker.log")
     yield running
     running.kill()
     running.wait()
+
+
+def wait_until_it_consumes(redis: RedisServer, log: Path) -> None:
+    """It binds its queues last."""
+    with redis.client() as client:
+        bound = "aima:_kombu.binding_permanent.host.alpha"
+        assert eventually(lambda: client.exists(bound) == 1, within=STARTED), log.read_text()
+        assert client.hexists(keys.HOSTS_SESSIONS, "alpha")

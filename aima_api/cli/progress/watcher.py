@@ -106,7 +106,7 @@ def _watch(api: Api, trackers: list[OperationTracker], display: PlainDisplay, ti
         while not all(tracker.ended for tracker in trackers):
             with suppress(queue.Empty):
                 _apply(updates.get(timeout=FRAME_INTERVAL.total_seconds()), display)
-            if interrupted.is_set():
+            if interrupted:
                 raise KeyboardInterrupt
             if time.monotonic() - drawn_at > FRAME_INTERVAL.total_seconds():
                 display.refresh()
@@ -124,10 +124,10 @@ class _Silent(PlainDisplay):
 
 
 @contextmanager
-def _deferred_interrupt() -> Iterator[threading.Event]:
-    """Set by Ctrl-C, which must not interrupt a frame: half of it would stay on the terminal."""
-    interrupted = threading.Event()
-    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+def _deferred_interrupt() -> Iterator[list[int]]:
+    """Filled by Ctrl-C, which must not interrupt a frame: half of it would stay on the terminal."""
+    interrupted: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: interrupted.append(number))
     try:
         yield interrupted
     finally:

@@ -150,6 +150,28 @@ def test_the_last_lines_of_a_part_are_printed_before_the_next_part_is_stopped() 
     assert lines == ["begun", "ends"]
 
 
+SIGNALLED_AT_ANY_MOMENT = """
+import faulthandler, random, signal
+from datetime import timedelta
+from aima_api.up import supervisor
+
+supervisor.SIGNALS, supervisor.POLL_INTERVAL = (signal.SIGALRM,), timedelta(microseconds=50)
+for _ in range(2_000):
+    faulthandler.dump_traceback_later(20, exit=True)
+    parts = supervisor.ProcessSupervisor([], print_note=print)
+    began = lambda: signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 3e-4))
+    parts.run(on_ready=began, on_stop=str)
+"""
+
+
+def test_a_signal_at_any_moment_ends_it() -> None:
+    words = [sys.executable, "-c", SIGNALLED_AT_ANY_MOMENT]
+
+    ended = subprocess.run(words, timeout=120, capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_the_next_up_finds_its_state(begun: list[Up], state_dir: Path) -> None:
     first = begin(begun, state_dir)
     with first.redis() as link:

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from worker.conftest import wait_until_it_consumes
 
 pytestmark = pytest.mark.redis
 
@@ -60,3 +61,37 @@ def test_a_sigterm_whose_exception_is_lost_in_a_finalizer_still_ends_the_worker(
 
     assert b"Exception ignored" in ended.stderr
     assert ended.returncode == 0
+
+
+SIGNALLED_AGAIN_BEFORE_IT_REQUEUES = """
+import os, signal, sys
+from aima_core.settings import load_settings
+from aima_worker import app
+from aima_worker.execution.claim_renewal import ClaimRenewer
+
+def interrupted(claims, cancel_all=ClaimRenewer.cancel_all):
+    ClaimRenewer.cancel_all = cancel_all
+    os.kill(os.getpid(), signal.SIGQUIT)
+    cancel_all(claims)
+    print("operations cancelled", flush=True)
+
+ClaimRenewer.cancel_all = interrupted
+sys.exit(app.run_worker(load_settings()))
+"""
+
+
+def test_a_second_signal_during_the_handler_of_the_first_does_not_end_it(own_redis, worker_environment, tmp_path):
+    log = tmp_path / "worker.log"
+    with log.open("ab") as output:
+        words = [sys.executable, "-c", SIGNALLED_AGAIN_BEFORE_IT_REQUEUES]
+        signalled = subprocess.Popen(words, env=worker_environment, stdout=output, stderr=output)
+    try:
+        wait_until_it_consumes(own_redis, log)
+
+        signalled.terminate()
+        signalled.wait(10 * ENDS_WITHIN_SECONDS)
+    finally:
+        signalled.kill()
+        signalled.wait()
+
+    assert "operations cancelled" in log.read_text()

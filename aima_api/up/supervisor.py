@@ -12,10 +12,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from queue import Empty, SimpleQueue
 
 from aima_core.errors import PartEnded
 from aima_core.system.die_with_parent import dying_with_parent
@@ -121,9 +120,7 @@ class ProcessSupervisor:
         self._print_note = print_note
         self._running: list[RunningPart] = []
         self._signal = ""
-        """The first signal received."""
-        self._woken: SimpleQueue[None] = SimpleQueue()
-        """Reentrant: the handler of a signal that interrupts a wait for an `Event` could never set that event."""
+        """The first signal received. No `Event`: a handler that interrupts a wait for it could block forever."""
 
     def run(self, *, on_ready: Callable[[], None], on_stop: Callable[[str], None]) -> None:
         """Runs until a signal, whose name `on_stop` receives.
@@ -163,10 +160,9 @@ class ProcessSupervisor:
             self._wait()
 
     def _wait(self) -> bool:
-        """Waits for POLL_INTERVAL; returns at once, and False, after a signal."""
+        """For POLL_INTERVAL. Returns False once a signal was received."""
         if not self._signal:
-            with suppress(Empty):
-                self._woken.get(timeout=POLL_INTERVAL.total_seconds())
+            time.sleep(POLL_INTERVAL.total_seconds())
         return not self._signal
 
     def _supervise(self, running: RunningPart) -> None:
@@ -200,7 +196,6 @@ class ProcessSupervisor:
     def _on_signal(self, number: int, *_: object) -> None:
         if not self._signal:
             self._signal = signal.Signals(number).name
-            self._woken.put(None)
             return
         for running in self._running:
             running.kill()

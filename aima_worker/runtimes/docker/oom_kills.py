@@ -35,7 +35,7 @@ class OomKills:
                 self._increases.append((self._read_at, now))
             self._read_at, self._kills = now, kills
 
-    def explain(self, exit_at: datetime) -> bool:
+    def explains(self, exit_at: datetime) -> bool:
         """Whether a process was killed shortly before a container exited."""
         self.read()
         with self._lock:

@@ -260,7 +260,7 @@ class SdkCalls:
             raise
         container = container_inspected(inspected, local=self._engine.local)
         if container.exit_code == SIGKILLED and not container.oom_killed:
-            explained = self._oom_kills.explain(moment(inspected["State"]["FinishedAt"]))
+            explained = self._oom_kills.explains(moment(inspected["State"]["FinishedAt"]))
             container = container.model_copy(update={"oom_killed": explained})
         if container.pid is not None and not belongs_to_container(container.pid, container.id):
             container = container.model_copy(update={"pid": None})

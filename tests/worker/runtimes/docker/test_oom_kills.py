@@ -73,21 +73,21 @@ def test_a_kill_explains_an_exit_shortly_after_it(
     oom_kills.read()
     exit_at = datetime.now(UTC) + exited_after
 
-    assert oom_kills.explain(exit_at) is explained
+    assert oom_kills.explains(exit_at) is explained
     kernel.kills()
-    assert oom_kills.explain(exit_at) is explained, "a later kill is of another process"
+    assert oom_kills.explains(exit_at) is explained, "a later kill is of another process"
 
 
 def test_a_kill_that_was_not_read_yet_counts(kernel: Kernel, oom_kills: OomKills) -> None:
     kernel.kills()
 
-    assert oom_kills.explain(datetime.now(UTC))
+    assert oom_kills.explains(datetime.now(UTC))
 
 
 def test_kills_before_the_worker_started_explain_nothing(oom_kills: OomKills) -> None:
-    assert not oom_kills.explain(datetime.now(UTC))
+    assert not oom_kills.explains(datetime.now(UTC))
 
 
 @pytest.mark.parametrize("vmstat", [None, Path("/nowhere/vmstat")], ids=["on another machine", "kernel without it"])
 def test_nothing_is_explained_without_the_counter(vmstat: Path | None) -> None:
-    assert not OomKills(vmstat).explain(datetime.now(UTC))
+    assert not OomKills(vmstat).explains(datetime.now(UTC))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import NamedTuple
 
 import structlog
@@ -59,6 +59,7 @@ class Heartbeat:
         self._drained = False
         self._heartbeats_to_announcement = 0
         self._facts_changed = Event()
+        self._leaving = Lock()
         self._loop = BackgroundLoop("heartbeat", self._run_pass, interval=interval)
 
     def start(self) -> None:
@@ -79,15 +80,16 @@ class Heartbeat:
         self._loop.wake()
 
     def stop(self) -> None:
-        """Leaves, if the host has joined and not left."""
-        if self._loop.stopped or not self._loop.started:
-            return
-        self._loop.stop(within=STOP_TIMEOUT)  # race: a heartbeat after `leave` would make the host live again
-        try:
-            self._report_dropped()
-            self._hosts.leave(self._host)
-        except (BrokerUnavailable, CorruptData) as unavailable:
-            _log.warning("leave not recorded", reason=str(unavailable))
+        """Leaves, if the host has joined and not left. Waits for a concurrent call, after which the process may end."""
+        with self._leaving:
+            if self._loop.stopped or not self._loop.started:
+                return
+            self._loop.stop(within=STOP_TIMEOUT)  # race: a heartbeat after `leave` would make the host live again
+            try:
+                self._report_dropped()
+                self._hosts.leave(self._host)
+            except (BrokerUnavailable, CorruptData) as unavailable:
+                _log.warning("leave not recorded", reason=str(unavailable))
 
     def send(self) -> None:
         """One heartbeat. Raises HostNameTaken, IdentityTaken, BrokerUnavailable."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from threading import Event, Thread
 
 import pytest
 from lab.parts import eventually
@@ -18,6 +19,7 @@ from aima_worker.node.heartbeat import Heartbeat, RedisState
 pytestmark = pytest.mark.redis
 
 ALPHA = HostName("alpha")
+LEAVES_WITHIN = 60
 
 
 @pytest.fixture
@@ -196,6 +198,31 @@ class InterruptedOnce(list[str]):
         super().append(what)
         if len(self) == 1:
             raise BrokerUnavailable(detail="gone in the middle")
+
+
+def test_a_second_stop_returns_only_once_the_first_has_left(beat_of, hosts, monkeypatch):
+    leaves, may_leave, leave = Event(), Event(), hosts.leave
+
+    def slow_leave(host):
+        leaves.set()
+        assert may_leave.wait(LEAVES_WITHIN)
+        leave(host)
+
+    monkeypatch.setattr(hosts, "leave", slow_leave)
+    beat = beat_of([])
+    beat.start()
+    first, second = Thread(target=beat.stop), Thread(target=beat.stop)
+    first.start()
+    assert leaves.wait(LEAVES_WITHIN)
+    second.start()
+    second.join(0.2)
+    waits = second.is_alive()
+    may_leave.set()
+    first.join()
+    second.join()
+
+    assert waits
+    assert not hosts.get(ALPHA).live
 
 
 def test_a_restore_that_an_outage_interrupts_is_repeated_with_the_next_heartbeat(desk, beat_of, shared_redis):

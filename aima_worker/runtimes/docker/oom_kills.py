@@ -1,7 +1,7 @@
 """Detects kills for lack of memory that the engine does not report.
 
 The engine is notified by the control group of the container. The notification is lost if the group is removed first,
-which on a busy host happens to 1 kill in 100, and none is sent if the memory of the whole host is exhausted. The kernel
+which on a busy host happens to 1 kill in 60, and none is sent if the memory of the whole host is exhausted. The kernel
 counts both, for the host and not by container.
 """
 

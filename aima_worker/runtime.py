@@ -21,6 +21,8 @@ from aima_worker.directories import DirectoryIdentity
 SECRETS_VARIABLE = "CREDENTIALS_DIRECTORY"
 """Names the directory in which an engine finds the files of its secrets, as systemd does for its services."""
 INSTALLATION_LABEL = "aima.installation"
+SIGKILLED = 137
+"""The exit code of a container that SIGKILL ended."""
 """Of everything that an installation creates in a container engine, on every host."""
 
 

@@ -55,9 +55,8 @@ class LiveCatalog:
             self._reload(stamp)
 
     def request_reload(self) -> None:
-        """Wakes the watching thread, which reloads whether or not a file has changed; for signal handlers."""
+        """Has the next pass reload whether or not a file has changed. For signal handlers: takes no lock."""
         self._stamp = None
-        self.loop.wake()
 
     def reload(self) -> CatalogStatus:
         """Reads the files now, whether they have changed or not."""

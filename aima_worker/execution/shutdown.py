@@ -1,8 +1,8 @@
-"""Worker shutdown: what happens at the first signal that ends the worker, before Celery waits for its tasks.
+"""Shutdown hooks: run once, at the first signal that ends the worker, before Celery waits for its tasks.
 
 A signal handler interrupts the main thread at any point, also where it holds a lock, and a second signal interrupts the
 handler of the first and may end it by an exception. So handlers only put into a `SimpleQueue`, which is reentrant, and
-threads that were started before do the rest.
+threads that were started before run the hooks.
 """
 
 import os
@@ -30,13 +30,13 @@ def request_shutdown(**_: Any) -> None:
 
 
 @contextmanager
-def at_shutdown(call: Callable[[], None]) -> Iterator[None]:
-    """Calls it once if shutdown is requested within the block, in a thread of its own."""
+def at_shutdown(hook: Callable[[], None]) -> Iterator[None]:
+    """Runs the hook once if shutdown is requested within the block, in a thread of its own."""
     requested: SimpleQueue[bool] = SimpleQueue()
 
     def wait() -> None:
         if requested.get():
-            call()
+            hook()
 
     thread = Thread(target=wait, name="shutdown", daemon=True)
     thread.start()

@@ -1,8 +1,8 @@
-"""Detects kills for lack of memory that the engine does not report.
+"""Detects OOM kills that the engine does not report.
 
-The engine is notified by the control group of the container. The notification is lost if the group is removed first,
-which on a busy host happens to 1 kill in 60, and none is sent if the memory of the whole host is exhausted. The kernel
-counts both, for the host and not by container.
+The cgroup of a container notifies the engine. The notification is lost if the cgroup is removed first, which happens to
+1 kill in 60 on a busy host, and none is sent if the whole host is out of memory. The kernel counts both, for the host
+and not by container, so an exit by SIGKILL right after an increase counts as an OOM kill.
 """
 
 from collections import deque
@@ -11,14 +11,13 @@ from pathlib import Path
 from threading import Lock
 
 VMSTAT = Path("/proc/vmstat")
-SIGKILLED = 137
 EXIT_DELAY = timedelta(seconds=5)
-"""From the kill to the exit of the container, which the engine reports: the killed process may be a child."""
+"""From the kill to the exit of the container: the killed process may be a child."""
 MOST_INCREASES = 100
 
 
 class OomKills:
-    """The times at which the kernel's counter increased, each between two reads of it."""
+    """A history of the kernel's counter: each increase lies between two reads."""
 
     def __init__(self, vmstat: Path | None) -> None:
         """`vmstat` is the kernel's file of counters; None if the containers run on another machine."""
@@ -28,21 +27,21 @@ class OomKills:
         self._read_at, self._kills = datetime.now(UTC), self._count()
 
     def read(self) -> None:
-        """The more often, the closer the times."""
+        """Records an increase since the last read."""
         with self._lock:
             now, kills = datetime.now(UTC), self._count()
             if kills > self._kills:
                 self._increases.append((self._read_at, now))
             self._read_at, self._kills = now, kills
 
-    def explains(self, exit_at: datetime) -> bool:
-        """Whether a process was killed shortly before a container exited."""
+    def any_shortly_before(self, exit_at: datetime) -> bool:
+        """Whether the kernel killed a process at most EXIT_DELAY before a container exited."""
         self.read()
         with self._lock:
             return any(after <= exit_at <= before + EXIT_DELAY for after, before in self._increases)
 
     def _count(self) -> int:
-        """Processes killed since the host booted; 0 without such a counter."""
+        """OOM kills since the host booted; 0 if the kernel does not count them."""
         try:
             lines = self._vmstat.read_text().splitlines() if self._vmstat else []
         except OSError:

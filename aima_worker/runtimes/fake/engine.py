@@ -6,10 +6,8 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from aima_core.logs.protocol import LogLine
-from aima_worker.runtime import Container, ContainerSpec, Status
+from aima_worker.runtime import SIGKILLED, Container, ContainerSpec, Status
 from aima_worker.runtimes.line_splitter import LineSplitter
-
-KILLED = 137
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class FakeEngine:
         self.write(self.behaviour.stdout, "stdout")
         self.write(self.behaviour.stderr, "stderr")
         if self.behaviour.out_of_memory:
-            self.exit(KILLED, oom_killed=True)
+            self.exit(SIGKILLED, oom_killed=True)
         elif self.behaviour.exit_code is not None:
             self.exit(self.behaviour.exit_code)
 

@@ -15,8 +15,17 @@ from urllib.parse import urlsplit
 
 from aima_core.domain.hosts import ImageOnHost
 from aima_core.errors import AimaError, DockerUnavailable, GpuUnavailable, ImageInUse, ImageNotFound, PortTaken
-from aima_worker.runtime import ChangeStream, Container, ContainerSpec, ImageFacts, LogStream, PullStream, RuntimeFacts
-from aima_worker.runtimes.fake.engine import KILLED, Behaviour, FakeEngine
+from aima_worker.runtime import (
+    SIGKILLED,
+    ChangeStream,
+    Container,
+    ContainerSpec,
+    ImageFacts,
+    LogStream,
+    PullStream,
+    RuntimeFacts,
+)
+from aima_worker.runtimes.fake.engine import Behaviour, FakeEngine
 from aima_worker.runtimes.fake.streams import FakeChanges, FakeLogs, FakePull, Outcome, Published
 
 DISK_FREE = 1_000_000_000_000
@@ -219,7 +228,7 @@ class FakeRuntime:
 
     def _kill(self, engine: FakeEngine) -> None:
         with self._changing(engine.spec.name):
-            engine.exit(KILLED)
+            engine.exit(SIGKILLED)
             del self._engines[engine.spec.name]
 
     @contextmanager

@@ -13,6 +13,7 @@ from aima_core.domain.hosts import ImageOnHost
 from aima_core.errors import EngineRefused, ImageInUse, ImageNotFound, SecretUnsafe
 from aima_worker.directories import belongs_to_container
 from aima_worker.runtime import (
+    SIGKILLED,
     ChangeStream,
     Container,
     ContainerSpec,
@@ -32,7 +33,7 @@ from aima_worker.runtimes.docker.network import (
     network_refused,
     refuse_host,
 )
-from aima_worker.runtimes.docker.oom_kills import SIGKILLED, VMSTAT, OomKills
+from aima_worker.runtimes.docker.oom_kills import VMSTAT, OomKills
 from aima_worker.runtimes.docker.parsing import (
     container_inspected,
     container_listed,
@@ -260,8 +261,8 @@ class SdkCalls:
             raise
         container = container_inspected(inspected, local=self._engine.local)
         if container.exit_code == SIGKILLED and not container.oom_killed:
-            explained = self._oom_kills.explains(moment(inspected["State"]["FinishedAt"]))
-            container = container.model_copy(update={"oom_killed": explained})
+            oom_killed = self._oom_kills.any_shortly_before(moment(inspected["State"]["FinishedAt"]))
+            container = container.model_copy(update={"oom_killed": oom_killed})
         if container.pid is not None and not belongs_to_container(container.pid, container.id):
             container = container.model_copy(update={"pid": None})
         # The engine also accepts a prefix of an id as a name.

@@ -1,4 +1,4 @@
-"""Kills for lack of memory that the engine does not report, which the kernel's counter distinguishes from others."""
+"""OOM kills that the engine does not report: the kernel's counter distinguishes them from other exits by SIGKILL."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from contract.bench import Bench, Program
 from lab.parts import eventually
 
-from aima_worker.runtime import Container, Status
-from aima_worker.runtimes.docker.oom_kills import EXIT_DELAY, SIGKILLED, OomKills
+from aima_worker.runtime import SIGKILLED, Container, Status
+from aima_worker.runtimes.docker.oom_kills import EXIT_DELAY, OomKills
 from aima_worker.runtimes.docker.parsing import container_inspected
 from aima_worker.runtimes.docker.sdk import runtime as sdk_runtime
 
@@ -41,7 +41,7 @@ def oom_kills(kernel: Kernel, tmp_path: Path) -> OomKills:
 
 
 @pytest.mark.docker
-def test_an_engine_whose_kill_the_docker_engine_missed_is_found_as_killed_for_lack_of_memory(
+def test_an_oom_kill_that_the_docker_engine_missed_is_detected(
     bench: Bench, engine: sdk_runtime.DockerSdkRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missed(raw: Mapping[str, Any], *, local: bool) -> Container:
@@ -58,7 +58,7 @@ def test_an_engine_whose_kill_the_docker_engine_missed_is_found_as_killed_for_la
 
 
 @pytest.mark.parametrize(
-    ("exited_after", "explained"),
+    ("exited_after", "oom_killed"),
     [
         pytest.param(-LATER, False, id="exited before"),
         pytest.param(timedelta(0), True, id="exited at once"),
@@ -66,28 +66,28 @@ def test_an_engine_whose_kill_the_docker_engine_missed_is_found_as_killed_for_la
         pytest.param(LATER, False, id="exited later"),
     ],
 )
-def test_a_kill_explains_an_exit_shortly_after_it(
-    kernel: Kernel, oom_kills: OomKills, exited_after: timedelta, explained: bool
+def test_an_exit_shortly_after_an_oom_kill_counts_as_one(
+    kernel: Kernel, oom_kills: OomKills, exited_after: timedelta, oom_killed: bool
 ) -> None:
     kernel.kills()
     oom_kills.read()
     exit_at = datetime.now(UTC) + exited_after
 
-    assert oom_kills.explains(exit_at) is explained
+    assert oom_kills.any_shortly_before(exit_at) is oom_killed
     kernel.kills()
-    assert oom_kills.explains(exit_at) is explained, "a later kill is of another process"
+    assert oom_kills.any_shortly_before(exit_at) is oom_killed, "a later kill is of another process"
 
 
-def test_a_kill_that_was_not_read_yet_counts(kernel: Kernel, oom_kills: OomKills) -> None:
+def test_an_oom_kill_since_the_last_read_counts(kernel: Kernel, oom_kills: OomKills) -> None:
     kernel.kills()
 
-    assert oom_kills.explains(datetime.now(UTC))
+    assert oom_kills.any_shortly_before(datetime.now(UTC))
 
 
-def test_kills_before_the_worker_started_explain_nothing(oom_kills: OomKills) -> None:
-    assert not oom_kills.explains(datetime.now(UTC))
+def test_oom_kills_before_the_worker_started_count_for_no_exit(oom_kills: OomKills) -> None:
+    assert not oom_kills.any_shortly_before(datetime.now(UTC))
 
 
 @pytest.mark.parametrize("vmstat", [None, Path("/nowhere/vmstat")], ids=["on another machine", "kernel without it"])
-def test_nothing_is_explained_without_the_counter(vmstat: Path | None) -> None:
-    assert not OomKills(vmstat).explains(datetime.now(UTC))
+def test_no_exit_counts_as_an_oom_kill_without_the_counter(vmstat: Path | None) -> None:
+    assert not OomKills(vmstat).any_shortly_before(datetime.now(UTC))
